@@ -1,0 +1,105 @@
+"""Typed calls over the socket: finds the daemon of this user, starts it, replaces an older one.
+
+Blocking, and quick to import: every command pays for it. What only a start needs is imported when
+it comes to that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from envstack.client import process
+from envstack.client.connection import Client, ConnectionEnded, NotRunning, RemoteError
+from envstack.errors import NoDaemon
+from envstack.rpc.messages import Progress
+from envstack.rpc.peer import peer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from envstack.rpc.places import Places
+
+__all__ = ["Client", "NotRunning", "Progress", "RemoteError", "connect", "connect_or_start"]
+
+_SECONDS = 30.0
+"""How long a daemon may take to come up, to greet, and to end."""
+
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 1.0
+
+
+def connect(places: Places, command: Sequence[str] = ()) -> Client:
+    """Return a client of the daemon that runs; raises NotRunning where none does.
+
+    A daemon older than this program is replaced by one of this program's, which takes over what is
+    mounted. Raises StateError for a daemon of another mount namespace or home, RemoteError (exit 7)
+    for a newer one, NoDaemon where there is no talking to it. `command` is as in
+    `connect_or_start`.
+    """
+    client = _open(places)
+    if not client.is_outdated:
+        return client
+    _retire(client)
+    return connect_or_start(places, command)
+
+
+def connect_or_start(places: Places, command: Sequence[str] = ()) -> Client:
+    """Like `connect`, and start the daemon where none runs.
+
+    `command` starts it and takes `--ready-fd N` (`daemon.process.main`); by default it is this very
+    program. Raises RemoteError with what kept the daemon from starting.
+    """
+    deadline = time.monotonic() + _SECONDS
+    pause = _FIRST_PAUSE
+    while time.monotonic() < deadline:
+        try:
+            client = _open(places)
+        except NotRunning:
+            if not process.start(places, command or process.own_command(), deadline):
+                # Another one has the lock: it opens its socket soon, or it is about to end.
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            continue
+        if not client.is_outdated:
+            return client
+        _retire(client)
+    raise NoDaemon(
+        f"No daemon came up within {_SECONDS:.0f} seconds.", f"See {os.fsdecode(places.log)}."
+    )
+
+
+def _open(places: Places) -> Client:
+    """Return a client of whatever daemon runs, older ones included; raises as `connect`."""
+    where = os.fsdecode(places.socket)
+    with contextlib.ExitStack() as undo:
+        connection = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        try:
+            connection.connect(places.socket)
+            if peer_of(connection).uid not in (0, os.geteuid()):
+                raise NoDaemon(f"Another user listens on {where}.")
+            client = Client(connection, places, time.monotonic() + _SECONDS)
+        except (FileNotFoundError, ConnectionRefusedError, ConnectionEnded) as error:
+            raise NotRunning("No daemon runs.", "`envstack up` starts one.") from error
+        except TimeoutError as error:
+            hint = f"See {os.fsdecode(places.log)}."
+            raise NoDaemon("The daemon does not answer.", hint) from error
+        except OSError as error:
+            raise NoDaemon(f"No talking to the daemon on {where}: {error.strerror}.") from error
+        undo.pop_all()
+    return client
+
+
+def _retire(client: Client) -> None:
+    """End the daemon, wait until it has ended, and close; raises NoDaemon if it stays."""
+    with client, process.watched(client.daemon_pid) as daemon:
+        with contextlib.suppress(ConnectionEnded):
+            client.call("daemon.stop")
+        if daemon is not None and not process.has_input(daemon, time.monotonic() + _SECONDS):
+            raise NoDaemon(
+                f"The daemon is older (version {client.identity['version']}) and does not end.",
+                f"End process {client.daemon_pid}; what is mounted stays mounted.",
+            )

@@ -1,0 +1,51 @@
+"""Work off the path of an answer: sealing, spare uppers, counting, deleting.
+
+A job is tried again, ever less often, until it says that it is done. One that fails is logged and
+given up: the state it left is taken up again by the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import CapacityLimiter, from_thread, to_thread
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from envstack.environment.context import Job
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 5.0
+_THREADS = 2
+
+
+class Jobs:
+    """Runs jobs in threads of their own, in tasks of the group that is handed in."""
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        self._tasks = tasks
+        self._threads = CapacityLimiter(_THREADS)
+
+    def defer(self, job: Job) -> None:
+        """Take a job from a worker thread."""
+        from_thread.run_sync(self._tasks.start_soon, self._run, job)
+
+    async def _run(self, job: Job) -> None:
+        pause = _FIRST_PAUSE
+        while not await self._attempt(job):
+            await anyio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _attempt(self, job: Job) -> bool:
+        done = True
+        try:
+            with anyio.CancelScope(shield=True):
+                done = await to_thread.run_sync(job, limiter=self._threads)
+        except Exception:
+            _log.exception("work in the background failed")
+        return done

@@ -1,0 +1,53 @@
+"""The parameters of a request, read one by one with their types checked."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from envstack.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Params:
+    """Every method raises UsageError for a parameter of the wrong type; null counts as missing."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._raw = raw
+
+    def optional_text(self, name: str) -> str | None:
+        """Return a text, or None where it is missing."""
+        value = self._raw.get(name)
+        if value is not None and (not isinstance(value, str) or "\0" in value):
+            raise UsageError(f"{name!r} must be a text")
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        """Return a text, or `default`."""
+        value = self.optional_text(name)
+        return default if value is None else value
+
+    def path(self, name: str) -> bytes:
+        """Return an absolute path, which must be there."""
+        value = self.optional_text(name)
+        if value is None or not os.path.isabs(value):
+            raise UsageError(f"{name!r} must be an absolute path")
+        return os.fsencode(value)
+
+    def flag(self, name: str) -> bool:
+        """Return a truth value, false where it is missing."""
+        value = self._raw.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise UsageError(f"{name!r} must be true or false")
+        return bool(value)
+
+    def choice(self, name: str, known: tuple[str, ...], unbuilt: tuple[str, ...]) -> str:
+        """Return one of `known`, the first where it is missing; `unbuilt` are not there yet."""
+        value = self.text(name, known[0])
+        if value in unbuilt:
+            raise UsageError(f"{name} {value!r} is not in this version", f"use {known[0]!r}")
+        if value not in known:
+            raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        return value

@@ -1,0 +1,261 @@
+"""The environments, served: one caller at a time for each, all of them side by side.
+
+Owns the store, the locks and the background work while the daemon runs. It turns requests into
+calls of `environment` and their answers into JSON; the order of steps is not its business.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+
+from envstack import stackfile
+from envstack.daemon.jobs import Jobs
+from envstack.daemon.keeper import keep_watch
+from envstack.daemon.params import Params
+from envstack.environment import checkpoint, down, history, recover, rollback, status, up
+from envstack.environment.context import Context, require_mount
+from envstack.errors import Cancelled, NotUp
+from envstack.rpc import shapes
+from envstack.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from envstack.daemon.calls import Call, Handler
+    from envstack.environment.steps import Step
+    from envstack.model import Environment
+
+T = TypeVar("T")
+
+_THREADS = 16
+"""How many requests work at once; more wait for their turn."""
+
+_SWITCH_INTERVAL = 0.0005
+"""Seconds: a rotation of half a millisecond must not wait ten times that for a background job."""
+
+
+def announce_nothing(_step: Step) -> None:
+    """Take no notice of a step: what a test replaces."""
+
+
+class Service:
+    """The daemon's methods over the store at `home`; entering it recovers what was left behind."""
+
+    def __init__(self, home: bytes, announce: Callable[[Step], None] = announce_nothing) -> None:
+        self._home = home
+        self._announce = announce
+        self._stack = AsyncExitStack()
+        self._threads = CapacityLimiter(_THREADS)
+        self._locks: dict[bytes, anyio.Lock] = defaultdict(anyio.Lock)
+
+    async def __aenter__(self) -> Self:
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        async with AsyncExitStack() as stack:
+            store = stack.enter_context(await to_thread.run_sync(Store, self._home))
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            self._ctx = Context(store, self._announce, Jobs(tasks).defer)
+            await to_thread.run_sync(recover.recover, self._ctx)
+            await tasks.start(keep_watch, self._put_back)
+            stack.callback(tasks.cancel_scope.cancel)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, traceback)
+
+    def methods(self) -> Mapping[str, Handler]:
+        """Return the handlers of `env.*`."""
+        return {
+            "env.up": self._up,
+            "env.down": self._down,
+            "env.status": self._status,
+            "env.list": self._list,
+            "env.checkpoint": self._checkpoint,
+            "env.rollback": self._rollback,
+            "env.log": self._log,
+            "env.diff": self._diff,
+        }
+
+    def environments(self) -> list[str]:
+        """Return the names of the environments that are to be kept up."""
+        return [env.name for env in self._ctx.store.db.environments() if env.wanted]
+
+    async def _up(self, call: Call, raw: dict[str, Any]) -> Any:
+        path = Params(raw).path("stack")
+
+        def work(env: Environment | None) -> Any:
+            stack = stackfile.load(path)
+            brought = up.up(self._ctx, env, stack, _progress(call))
+            return shapes.status(status.status(self._ctx, brought))
+
+        return await self._exclusively(path, lambda: work(self._settled(path)))
+
+    async def _down(self, call: Call, raw: dict[str, Any]) -> Any:
+        params = Params(raw)
+        purge = params.flag("purge")
+
+        def work(env: Environment) -> Any:
+            after = down.down(self._ctx, env, _askers(call))
+            answer = shapes.status(status.status(self._ctx, after))
+            if purge:
+                down.purge(self._ctx, after)
+            return answer
+
+        return await self._on_environment(params, work)
+
+    async def _status(self, call: Call, raw: dict[str, Any]) -> Any:
+        params = Params(raw)
+
+        def work() -> Any:
+            env = self._find(params)
+            return shapes.status(status.status_with_holders(self._ctx, env, _askers(call)))
+
+        return await self._in_thread(work)
+
+    async def _list(self, _call: Call, _raw: dict[str, Any]) -> Any:
+        def work() -> Any:
+            rows = self._ctx.store.db.environments()
+            return [shapes.status(status.status(self._ctx, env)) for env in rows]
+
+        return await self._in_thread(work)
+
+    async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
+        params = Params(raw)
+        params.choice("mode", ("auto", checkpoint.ROTATE), unbuilt=("live",))
+        request = checkpoint.Request(
+            message=params.text("message", ""),
+            tag=params.optional_text("tag"),
+            force=params.flag("force"),
+            ignore=_askers(call),
+        )
+
+        def work(env: Environment) -> Any:
+            return shapes.sealed(checkpoint.checkpoint(self._ctx, env, request))
+
+        return await self._on_environment(params, work)
+
+    async def _rollback(self, call: Call, raw: dict[str, Any]) -> Any:
+        params = Params(raw)
+        params.choice("mode", ("auto", rollback.SWAP), unbuilt=("in-place",))
+        dry_run = params.flag("dry_run")
+        request = rollback.Request(
+            rev=params.text("rev", "@"),
+            discard=params.flag("discard"),
+            force=params.flag("force"),
+            ignore=_askers(call),
+        )
+
+        def work(env: Environment) -> Any:
+            if dry_run:
+                return shapes.rolled_back(rollback.preview(self._ctx, env, request.rev))
+            return shapes.rolled_back(rollback.rollback(self._ctx, env, request))
+
+        return await self._on_environment(params, work)
+
+    async def _log(self, _call: Call, raw: dict[str, Any]) -> Any:
+        def work(env: Environment) -> Any:
+            return shapes.log(history.log(self._ctx, env), env.head)
+
+        return await self._on_environment(Params(raw), work)
+
+    async def _diff(self, _call: Call, raw: dict[str, Any]) -> Any:
+        params = Params(raw)
+        a, b = params.optional_text("a") or "@", params.optional_text("b")
+
+        def work(env: Environment) -> Any:
+            require_mount(env)
+            return [shapes.change(row) for row in history.difference(self._ctx, env, a, b)]
+
+        return await self._on_environment(params, work)
+
+    async def _put_back(self) -> None:
+        """Look after every mount: one may have been taken away."""
+        for env in await self._in_thread(self._ctx.store.db.environments):
+            await self._exclusively(env.stack_path, partial(self._restore, env.stack_path))
+
+    def _restore(self, stack_path: bytes) -> None:
+        env = self._by_stack(stack_path)
+        if env is not None and self._ctx.store.db.intent(env.id) is None:
+            recover.restore(self._ctx, env)
+
+    async def _on_environment(self, params: Params, work: Callable[[Environment], T]) -> T:
+        """Run `work` on the environment that is meant, alone with it, its last intent closed."""
+        found = await self._in_thread(lambda: self._find(params))
+
+        def alone() -> T:
+            env = self._settled(found.stack_path)
+            if env is None:
+                raise NotUp(f"environment {found.name!r} is gone", "envstack up")
+            return work(env)
+
+        return await self._exclusively(found.stack_path, alone)
+
+    async def _exclusively(self, stack_path: bytes, work: Callable[[], T]) -> T:
+        async with self._locks[stack_path]:
+            return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run blocking work to its end: a request that is cancelled meanwhile has happened."""
+        with anyio.CancelScope(shield=True) as shield:
+            result = await to_thread.run_sync(work, limiter=self._threads)
+        assert not shield.cancelled_caught
+        return result
+
+    def _settled(self, stack_path: bytes) -> Environment | None:
+        env = self._by_stack(stack_path)
+        if env is None:
+            return None
+        recover.settle(self._ctx, env)
+        return self._ctx.store.db.environment(env.id)
+
+    def _by_stack(self, stack_path: bytes) -> Environment | None:
+        rows = self._ctx.store.db.environments()
+        return next((env for env in rows if env.stack_path == stack_path), None)
+
+    def _find(self, params: Params) -> Environment:
+        """Return the environment that `upper` or `stack` names. Raises NotUp for an unknown one."""
+        upper = params.optional_text("upper")
+        if upper is not None:
+            return self._by_upper(upper)
+        path = os.path.realpath(params.path("stack"))
+        env = self._by_stack(path)
+        if env is None:
+            raise NotUp(f"nothing was ever brought up from {os.fsdecode(path)}", "envstack up")
+        return env
+
+    def _by_upper(self, upper: str) -> Environment:
+        for env in self._ctx.store.db.environments():
+            if env.upper == upper:
+                return env
+        raise NotUp(
+            f"no environment has its upper at envstack:{upper}",
+            'the directory may be of a tree that was swapped out; try: cd "$PWD"',
+        )
+
+
+def _askers(call: Call) -> frozenset[int]:
+    """Return the processes that are inside only because they ask."""
+    return frozenset({os.getpid(), call.peer_pid})
+
+
+def _progress(call: Call) -> Callable[[str], None]:
+    def progress(message: str) -> None:
+        if call.cancelled.is_set():
+            raise Cancelled("the request was cancelled; nothing was changed")
+        call.report(message)
+
+    return progress

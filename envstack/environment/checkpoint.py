@@ -1,0 +1,121 @@
+"""`checkpoint`: seal the upper and put a fresh one on top."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from envstack.environment.context import now, require_mount
+from envstack.environment.history import check_tag, count
+from envstack.environment.inside import require_strandable
+from envstack.environment.steps import Step
+from envstack.environment.swap import is_dirty, make_spare, new_upper, swap
+from envstack.errors import StateError
+from envstack.model import (
+    Checkpoint,
+    CheckpointId,
+    Counts,
+    Environment,
+    LayerState,
+    Sealed,
+    new_id,
+)
+from envstack.overlay.mount import MAX_LOWERS
+from envstack.store.records import Op, Transition
+
+if TYPE_CHECKING:
+    from envstack.environment.context import Context
+    from envstack.model import Chain
+
+ROTATE = "rotate"
+"""The `mode` of a checkpoint whose layer is the upper itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for; `ignore` are the processes that ask, which are no holders."""
+
+    message: str = ""
+    tag: str | None = None
+    force: bool = False
+    ignore: frozenset[int] = frozenset()
+
+
+def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
+    """Make the merged tree of `env` a point of history.
+
+    Raises NotUp, Held while somebody is inside, StateError for a tag that is taken or a history
+    that has reached the kernel's depth.
+    """
+    began = time.perf_counter()
+    mount = require_mount(env)
+    if request.tag is not None:
+        check_tag(ctx, env, request.tag)
+    if is_untouched(ctx, env):
+        return Sealed(_mark(ctx, env, request), _since(began))
+    sealed = sealed_chain(env)
+    stranded = require_strandable(mount, request.ignore, "checkpoint", force=request.force)
+    upper = new_upper(ctx, env)
+    row = new_checkpoint(env, sealed, request.message, request.tag)
+    swap(
+        ctx,
+        env,
+        Transition(
+            op=Op.CHECKPOINT,
+            after=replace(env, upper=upper, lowers=sealed, head=row.id),
+            states={env.upper: LayerState.SEALING, upper: LayerState.UPPER},
+            checkpoint=row,
+        ),
+    )
+    answer = Sealed(row, _since(began), stranded)
+    ctx.defer(lambda: make_spare(ctx, env))
+    ctx.defer(lambda: count(ctx, env, row))
+    return answer
+
+
+def is_untouched(ctx: Context, env: Environment) -> bool:
+    """Tell, in a time that does not grow with the tree, whether the upper surely holds nothing."""
+    return ctx.store.layers.is_empty(env.upper) and not is_dirty(ctx, env)
+
+
+def _mark(ctx: Context, env: Environment, request: Request) -> Checkpoint:
+    """Name the chain that is mounted: there is nothing to seal, so no mount is touched."""
+    row = replace(
+        new_checkpoint(env, env.lowers, request.message, request.tag), changes=Counts(), sealed=True
+    )
+    ctx.announce(Step.COMMIT)
+    ctx.store.db.commit(Transition(Op.CHECKPOINT, replace(env, head=row.id), {}, row), now())
+    return row
+
+
+def sealed_chain(env: Environment) -> Chain:
+    """Return the chain that sealing the upper gives: the upper on what is mounted under it.
+
+    Raises StateError where the kernel could not mount it any more.
+    """
+    if len(env.lowers) >= MAX_LOWERS:
+        raise StateError(
+            f"environment {env.name!r} has {MAX_LOWERS} layers, and the kernel mounts no more",
+            "roll back to an earlier checkpoint",
+        )
+    return (env.upper, *env.lowers)
+
+
+def new_checkpoint(env: Environment, chain: Chain, message: str, tag: str | None) -> Checkpoint:
+    """Return a checkpoint of `chain`, on the head."""
+    return Checkpoint(
+        id=CheckpointId(new_id()),
+        env=env.id,
+        parent=env.head,
+        message=message,
+        tag=tag,
+        created_at=now(),
+        mode=ROTATE,
+        chain=chain,
+        changes=None,
+    )
+
+
+def _since(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 3)

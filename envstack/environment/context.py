@@ -1,0 +1,83 @@
+"""What every sequence works with: the store, the step announcer, the mounts that are kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from envstack.errors import NotUp, StateError
+from envstack.linux.mountinfo import read_mounts, topmost_at
+
+if TYPE_CHECKING:
+    from envstack.environment.steps import Step
+    from envstack.linux.mountinfo import Mount
+    from envstack.model import EnvId, Environment, LayerId
+    from envstack.store.store import Store
+
+Job = Callable[[], bool]
+"""Work off the path of an answer: called again, later, until it returns True."""
+
+Progress = Callable[[str], None]
+"""Told what is being done; raises Cancelled when nobody wants it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`kept` holds, for each environment that is up, a detached clone of its mount.
+
+    A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
+    `faults` says why an environment that is wanted up could not be mounted.
+    """
+
+    store: Store
+    announce: Callable[[Step], None]
+    defer: Callable[[Job], None]
+    kept: dict[EnvId, int] = field(default_factory=dict)
+    faults: dict[EnvId, str] = field(default_factory=dict)
+
+    def keep(self, env: EnvId, clone: int) -> int | None:
+        """Keep `clone` from now on, and return the one that was kept until now."""
+        before = self.kept.pop(env, None)
+        self.kept[env] = clone
+        return before
+
+    def release(self, env: EnvId) -> None:
+        """Let the kept clone go; the superblock is synced here if it was the last reference."""
+        clone = self.kept.pop(env, None)
+        if clone is not None:
+            os.close(clone)
+
+
+def mount_source(upper: LayerId) -> bytes:
+    """Return the `source` under which the mount table names the overlay on `upper`."""
+    return b"envstack:" + upper.encode()
+
+
+def visible_mount(env: Environment) -> Mount | None:
+    """Return what is mounted at the environment's mount point, if it is the environment."""
+    top = topmost_at(read_mounts(), env.mount)
+    return top if top is not None and top.source == mount_source(env.upper) else None
+
+
+def require_mount(env: Environment) -> Mount:
+    """Return the environment's mount. Raises NotUp or StateError where it cannot be seen."""
+    if not env.wanted:
+        raise NotUp(f"environment {env.name!r} is not up", "envstack up")
+    top = topmost_at(read_mounts(), env.mount)
+    if top is not None and top.source == mount_source(env.upper):
+        return top
+    place = os.fsdecode(env.mount)
+    if top is None:
+        raise StateError(f"environment {env.name!r} is not mounted at {place}", "envstack up")
+    raise StateError(
+        f"{place} is covered by another mount ({os.fsdecode(top.source)})",
+        f"umount {place}",
+    )
+
+
+def now() -> str:
+    """Return the time in RFC 3339, UTC, to the microsecond."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,71 @@
+"""`down`: unmount and keep everything; `purge`: delete the environment with its history."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from envstack.environment.context import now, visible_mount
+from envstack.environment.inside import require_nobody
+from envstack.environment.mounting import remove_mount_point
+from envstack.environment.steps import Step
+from envstack.environment.swap import discard
+from envstack.errors import Held
+from envstack.model import LayerState
+from envstack.overlay import mount as overlay
+from envstack.store.records import Op, Transition
+
+if TYPE_CHECKING:
+    from envstack.environment.context import Context
+    from envstack.model import Environment
+
+
+def down(ctx: Context, env: Environment, ignore: frozenset[int]) -> Environment:
+    """Unmount the environment and return it as it stands; already down is no error.
+
+    Raises Held, with the mount as it was, while somebody is inside.
+    """
+    if not env.wanted:
+        return env
+    after = replace(env, wanted=False)
+    mount = visible_mount(env)
+    if mount:
+        require_nobody(mount, ignore, "take down")
+    ctx.announce(Step.REGISTER)
+    transition = Transition(Op.DOWN, after)
+    ctx.store.db.begin(transition)
+    if mount:
+        _unmount(ctx, env)
+    ctx.release(env.id)
+    ctx.announce(Step.COMMIT)
+    ctx.store.db.commit(transition, now())
+    return after
+
+
+def _unmount(ctx: Context, env: Environment) -> None:
+    ctx.announce(Step.UNMOUNT)
+    try:
+        overlay.unmount(env.mount)
+    except OSError as error:
+        ctx.store.db.abandon(env.id, [])
+        if error.errno != errno.EBUSY:
+            raise
+        raise Held("cannot take down: somebody came inside at this moment", "try again") from error
+
+
+def purge(ctx: Context, env: Environment) -> None:
+    """Delete an environment that is down: its history, its layers, its mount point."""
+    layers = [layer.id for layer in ctx.store.db.layers(env.id)]
+    ctx.announce(Step.FORGET)
+    ctx.store.db.purge(env.id)
+    for layer in layers:
+        discard(ctx, layer)
+    remove_mount_point(env)
+
+
+def delete_discarded(ctx: Context) -> None:
+    """Go on with deletions that a killed daemon left."""
+    for layer in ctx.store.db.layers():
+        if layer.state is LayerState.DISCARDED:
+            discard(ctx, layer.id)

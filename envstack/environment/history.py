@@ -1,0 +1,124 @@
+"""Points of history: names of revisions, the log, differences between any two points."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from envstack.environment.steps import Step
+from envstack.environment.swap import layer_trees
+from envstack.errors import NotFound, StateError, UsageError
+from envstack.model import BASE, ChangeType, Counts
+from envstack.overlay.diff import LayerTree, diff
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from envstack.environment.context import Context
+    from envstack.model import Chain, Change, Checkpoint, CheckpointId, Environment
+
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_ANCESTOR = re.compile(r"@(?:~(\d{0,9}))?", re.ASCII)
+_MIN_PREFIX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A point of history: its chain, and its checkpoint, or None for the stack alone."""
+
+    chain: Chain
+    checkpoint: Checkpoint | None
+
+    @property
+    def name(self) -> str:
+        """The id of the checkpoint, or `base`."""
+        return self.checkpoint.id if self.checkpoint else BASE
+
+    @property
+    def head(self) -> CheckpointId | None:
+        """What an environment's `head` is when it stands here."""
+        return self.checkpoint.id if self.checkpoint else None
+
+
+def resolve(ctx: Context, env: Environment, rev: str) -> Revision:
+    """Return what `rev` names: `@`, `@~N`, `base`, a tag, an id or a prefix of four and more.
+
+    Raises NotFound where nothing or more than one checkpoint is meant.
+    """
+    if rev == BASE:
+        return Revision(env.base, None)
+    rows = ctx.store.db.checkpoints(env.id)
+    by_id = {row.id: row for row in rows}
+    if match := _ANCESTOR.fullmatch(rev):
+        steps = 0 if rev == "@" else int(match[1] or 1)
+        return _ancestor(env, by_id, steps, rev)
+    found = [row for row in rows if rev == row.tag] or [row for row in rows if rev == row.id]
+    if not found and len(rev) >= _MIN_PREFIX:
+        found = [row for row in rows if row.id.startswith(rev)]
+    if len(found) > 1:
+        raise NotFound(f"{rev!r} is the beginning of {len(found)} ids", "give more characters")
+    if not found:
+        raise NotFound(f"no checkpoint is called {rev!r}", "envstack log")
+    return Revision(found[0].chain, found[0])
+
+
+def _ancestor(
+    env: Environment, by_id: dict[CheckpointId, Checkpoint], steps: int, rev: str
+) -> Revision:
+    at = by_id[env.head] if env.head else None
+    for _ in range(steps):
+        if at is None:
+            raise NotFound(f"{rev!r} lies before the beginning of history", "envstack log")
+        at = by_id[at.parent] if at.parent else None
+    return Revision(at.chain, at) if at else Revision(env.base, None)
+
+
+def check_tag(ctx: Context, env: Environment, tag: str) -> None:
+    """Raise UsageError if `tag` is not a tag, StateError if it is taken."""
+    if not _TAG.fullmatch(tag):
+        raise UsageError(
+            f"{tag!r} is not a tag", "a letter or digit, then letters, digits, '.', '_' and '-'"
+        )
+    if tag == BASE:
+        raise StateError("the tag 'base' is taken: it names the stack alone", "choose another")
+    if any(row.tag == tag for row in ctx.store.db.checkpoints(env.id)):
+        raise StateError(f"the tag {tag!r} is taken", "choose another")
+
+
+def log(ctx: Context, env: Environment) -> list[Checkpoint]:
+    """Return every checkpoint of the environment, newest first."""
+    return ctx.store.db.checkpoints(env.id)
+
+
+def merged_trees(ctx: Context, env: Environment) -> tuple[LayerTree, ...]:
+    """Return the merged tree as `overlay.diff` reads it: the upper on the layers below it."""
+    return (LayerTree(ctx.store.layers.fs(env.upper)), *layer_trees(ctx, env.lowers))
+
+
+def trees_of(ctx: Context, env: Environment, rev: str | None) -> tuple[LayerTree, ...]:
+    """Return the trees that `rev` names; None is the merged tree."""
+    if rev is None:
+        return merged_trees(ctx, env)
+    return layer_trees(ctx, resolve(ctx, env, rev).chain)
+
+
+def difference(ctx: Context, env: Environment, a: str, b: str | None) -> list[Change]:
+    """Return what changed from `a` to `b` (None: the merged tree), sorted by path."""
+    return list(diff(trees_of(ctx, env, a), trees_of(ctx, env, b)))
+
+
+def tally(changes: Iterable[Change]) -> Counts:
+    """Return how many of `changes` are of each type."""
+    found = Counter(change.change for change in changes)
+    return Counts(found[ChangeType.ADDED], found[ChangeType.MODIFIED], found[ChangeType.DELETED])
+
+
+def count(ctx: Context, env: Environment, checkpoint: Checkpoint) -> bool:
+    """Count off the path what a checkpoint changed against its parent, and write it down."""
+    ctx.announce(Step.COUNT)
+    parent = resolve(ctx, env, checkpoint.parent or BASE)
+    changes = diff(layer_trees(ctx, parent.chain), layer_trees(ctx, checkpoint.chain))
+    ctx.store.db.set_counts(checkpoint.id, tally(changes))
+    return True

@@ -1,0 +1,64 @@
+"""Who is inside a merged tree, and whether an operation may go on although they are."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from envstack.errors import Held
+from envstack.linux.holders import find_holders
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from envstack.linux.mountinfo import Mount
+    from envstack.model import Holder
+
+_NAMED = 4
+"""How many holders a message names."""
+
+
+def require_nobody(mount: Mount, ignore: frozenset[int], what: str) -> None:
+    """Raise Held if anybody is inside; `what` is the operation, for the message."""
+    holders = find_holders(mount, ignore=ignore)
+    if holders:
+        raise Held(
+            f"cannot {what}: {describe(holders)}",
+            "leave the merged tree (cd), or end what is named",
+            holders,
+        )
+
+
+def require_strandable(
+    mount: Mount, ignore: frozenset[int], what: str, *, force: bool
+) -> tuple[Holder, ...]:
+    """Return the holders that `force` leaves behind: none without it.
+
+    Raises Held where somebody is inside and `force` is not given, or does not reach: a file open
+    for writing, a bind mount, a mount inside would lose data.
+    """
+    if not force:
+        require_nobody(mount, ignore, what)
+        return ()
+    holders = find_holders(mount, ignore=ignore)
+    harmed = tuple(holder for holder in holders if not holder.strandable)
+    if harmed:
+        raise Held(
+            f"cannot {what}, not even with --force: {describe(harmed)}",
+            "close what is open for writing and take off what is mounted",
+            harmed,
+        )
+    return holders
+
+
+def describe(holders: Iterable[Holder]) -> str:
+    """Return holders as a clause: who has what, the first few of them."""
+    clauses = [_clause(holder) for holder in holders]
+    more = f" and {len(clauses) - _NAMED} more" if len(clauses) > _NAMED else ""
+    return "; ".join(clauses[:_NAMED]) + more
+
+
+def _clause(holder: Holder) -> str:
+    who = holder.command if holder.pid is None else f"{holder.command} (pid {holder.pid})"
+    hold = holder.holds[0]
+    return f"{who} has {hold.what} {os.fsdecode(hold.path)!r}"

@@ -1,0 +1,148 @@
+"""The mount point, and putting the environment's overlay on it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from envstack.environment.steps import Step
+from envstack.environment.swap import build, prepare_upper
+from envstack.errors import Damaged, StateError, Unsupported
+from envstack.linux.mountinfo import read_mounts, topmost_at
+from envstack.overlay import mount as overlay
+
+if TYPE_CHECKING:
+    from envstack.environment.context import Context
+    from envstack.model import Environment
+
+_PRIVATE = b".envstack"
+"""The directory in a project that is ours, hidden from git by a `.gitignore` of its own."""
+
+_SHOWN = 3
+
+
+def mount(ctx: Context, env: Environment) -> None:
+    """Mount the environment's upper on its chain, where nothing of it is mounted.
+
+    Raises Damaged where a layer is gone, StateError where the upper is still in use (the processes
+    on it would break at their next copy-up) or the mount point cannot serve.
+    """
+    require_layers(ctx, env)
+    _require_bare(env)
+    if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
+        raise StateError(
+            f"processes on a mount that was taken away still use the upper of {env.name!r}",
+            "end them, then: envstack up",
+        )
+    make_mount_point(env)
+    ctx.announce(Step.PREPARE)
+    if not ctx.store.layers.exists(env.upper):
+        prepare_upper(ctx, env, env)
+    ctx.announce(Step.BUILD)
+    new = build(ctx, env)
+    try:
+        if os.fstatvfs(new).f_flag & os.ST_RDONLY:
+            raise Unsupported(
+                "the kernel mounts this overlay read-only: the store's file system cannot serve",
+                "put the store on ext4, xfs, btrfs or tmpfs (ENVSTACK_HOME)",
+            )
+        ctx.announce(Step.ATTACH)
+        overlay.attach(new, env.mount)
+        ctx.keep(env.id, overlay.clone(new))
+    finally:
+        os.close(new)
+
+
+def put_back(ctx: Context, env: Environment) -> None:
+    """Attach the kept superblock again where somebody took the mount away.
+
+    Raises StateError where something else is mounted there.
+    """
+    _require_bare(env)
+    make_mount_point(env)
+    again = overlay.clone(ctx.kept[env.id])
+    try:
+        overlay.attach(again, env.mount)
+    finally:
+        os.close(again)
+
+
+def _require_bare(env: Environment) -> None:
+    top = topmost_at(read_mounts(), env.mount)
+    if top is not None:
+        shown = os.fsdecode(env.mount)
+        raise StateError(
+            f"{shown} is covered by another mount ({os.fsdecode(top.source)})", f"umount {shown}"
+        )
+
+
+def require_layers(ctx: Context, env: Environment) -> None:
+    """Raise Damaged if a layer under the upper is not on disk."""
+    for layer in ctx.store.db.chain(env.lowers):
+        tree = ctx.store.tree(layer)
+        if not os.path.isdir(tree):
+            raise Damaged(
+                f"layer {layer.name or layer.id} of {env.name!r} is gone from {os.fsdecode(tree)}",
+                "put the directory back",
+            )
+
+
+def check_mount_point(ctx: Context, env: Environment) -> None:
+    """Raise StateError where the environment must not be mounted."""
+    shown = os.fsdecode(env.mount)
+    home = os.path.realpath(ctx.store.home)
+    if is_within(env.mount, home) or is_within(home, env.mount):
+        raise StateError(
+            f"the mount point {shown} and the store {os.fsdecode(home)} lie in one another",
+            "choose another `mount`, or another ENVSTACK_HOME",
+        )
+    if os.path.realpath(env.mount) != env.mount:
+        raise StateError(
+            f"the mount point {shown} is a symbolic link, or passes through one",
+            "remove the link, or name the directory itself",
+        )
+    if not os.path.lexists(env.mount):
+        return
+    if not os.path.isdir(env.mount):
+        raise StateError(f"the mount point {shown} is not a directory", "move it aside")
+    names = sorted(os.listdir(env.mount))
+    if names:
+        some = ", ".join(repr(os.fsdecode(name)) for name in names[:_SHOWN])
+        raise StateError(
+            f"the mount point {shown} is not empty: it holds {some}",
+            "move what it holds elsewhere, or choose another `mount`",
+        )
+
+
+def make_mount_point(env: Environment) -> None:
+    """Make the mount point if it is missing; within `.envstack`, hide that from git too.
+
+    Raises StateError without a project directory: it may be on a disk that is not mounted now.
+    """
+    if not os.path.isdir(env.project):
+        raise StateError(f"the project {os.fsdecode(env.project)} is gone", "put it back")
+    os.makedirs(env.mount, mode=0o755, exist_ok=True)
+    private = os.path.join(env.project, _PRIVATE)
+    if is_within(env.mount, private):
+        with suppress(FileExistsError), open(os.path.join(private, b".gitignore"), "x") as file:
+            file.write("*\n")
+
+
+def remove_mount_point(env: Environment) -> None:
+    """Remove what `make_mount_point` made, as far as nothing else lies there."""
+    private = os.path.join(env.project, _PRIVATE)
+    if not is_within(env.mount, private):
+        return
+    with suppress(OSError):
+        os.removedirs(env.mount)
+    ignore = os.path.join(private, b".gitignore")
+    with suppress(OSError):
+        if os.listdir(private) == [b".gitignore"]:
+            os.unlink(ignore)
+            os.rmdir(private)
+
+
+def is_within(path: bytes, directory: bytes) -> bool:
+    """Tell whether `path` is `directory` or lies below it; both canonical."""
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")

@@ -1,0 +1,191 @@
+"""Bring database, disk and mount table back to one story, whatever the daemon was killed in.
+
+What counts is which mount lies on top. A new upper that is mounted, or that holds something, means
+that the exchange happened: roll forward; else roll back. Nothing that a user wrote is deleted: what
+nobody knows goes to `lost+found/`, and `staging/` alone is garbage.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from envstack.environment.context import mount_source, visible_mount
+from envstack.environment.history import count
+from envstack.environment.mounting import mount, put_back
+from envstack.environment.swap import commit, discard, make_spare, record_sealed, seal
+from envstack.errors import EnvstackError
+from envstack.linux.mountinfo import read_mounts, stack_at
+from envstack.model import LayerKind, LayerState
+from envstack.overlay import mount as overlay
+from envstack.store.records import Op
+
+if TYPE_CHECKING:
+    from envstack.environment.context import Context
+    from envstack.model import Environment, Layer, LayerId
+    from envstack.store.records import Transition
+
+_log = logging.getLogger(__name__)
+
+
+def recover(ctx: Context) -> None:
+    """Recover the whole store, and mount again what was up. Raises Damaged alone."""
+    ctx.store.layers.sweep()
+    for env in ctx.store.db.environments():
+        try:
+            settle(ctx, env)
+        except (EnvstackError, OSError):
+            _log.exception("%s: what was begun cannot be finished yet", env.name)
+    _sort_layers(ctx)
+    for env in ctx.store.db.environments():
+        restore(ctx, env)
+        if env.id in ctx.kept:
+            ctx.defer(partial(make_spare, ctx, env))
+    for checkpoint in ctx.store.db.uncounted():
+        env = ctx.store.db.environment(checkpoint.env)
+        ctx.defer(partial(count, ctx, env, checkpoint))
+
+
+def settle(ctx: Context, env: Environment) -> None:
+    """Close the environment's open intent, if there is one: forward, or back."""
+    transition = ctx.store.db.intent(env.id)
+    if transition is None:
+        return
+    if _has_happened(ctx, env, transition):
+        _log.info("%s: %s had happened, it is committed", env.name, transition.op)
+        _uncover(env, transition)
+        commit(ctx, env, transition)
+    else:
+        _log.info("%s: %s had not happened, it is abandoned", env.name, transition.op)
+        fresh = [transition.after.upper] if transition.after.upper != env.upper else []
+        ctx.store.db.abandon(env.id, fresh)
+
+
+def _has_happened(ctx: Context, env: Environment, transition: Transition) -> bool:
+    after = transition.after
+    sources = [mount.source for mount in stack_at(read_mounts(), after.mount)]
+    if transition.op is Op.DOWN:
+        return mount_source(env.upper) not in sources
+    if mount_source(after.upper) in sources:
+        return True
+    if transition.op is Op.UP or mount_source(env.upper) in sources:
+        return False
+    layers = ctx.store.layers
+    return layers.exists(after.upper) and not layers.is_empty(after.upper)
+
+
+def _uncover(env: Environment, transition: Transition) -> None:
+    """Take off the old mount where the daemon was killed before it did."""
+    if transition.after.upper == env.upper:
+        return
+    while True:
+        mounts = stack_at(read_mounts(), env.mount)
+        if not mounts or mounts[-1].source != mount_source(env.upper):
+            return
+        old = overlay.open_mount(env.mount)
+        try:
+            overlay.lock_mount(old)
+            overlay.detach(old)
+        finally:
+            os.close(old)
+
+
+def restore(ctx: Context, env: Environment) -> None:
+    """Keep the mount of an environment that is wanted up, put it back, or mount it anew.
+
+    Failure leaves the environment degraded: the reason is logged, and shown by `status`.
+    """
+    if not env.wanted:
+        return
+    try:
+        if visible_mount(env):
+            if env.id not in ctx.kept:
+                _adopt(ctx, env)
+        elif env.id in ctx.kept:
+            put_back(ctx, env)
+        else:
+            mount(ctx, env)
+    except (EnvstackError, OSError) as error:
+        _log.warning("%s cannot be mounted: %s", env.name, error)
+        ctx.faults[env.id] = str(error)
+    else:
+        ctx.faults.pop(env.id, None)
+
+
+def _adopt(ctx: Context, env: Environment) -> None:
+    """Take over a mount that outlived its daemon, and a lock that was left on it."""
+    found = overlay.open_mount(env.mount)
+    try:
+        overlay.unlock_mount(found)
+        ctx.keep(env.id, overlay.clone(found))
+    finally:
+        os.close(found)
+
+
+def _sort_layers(ctx: Context) -> None:
+    """Make every row of a layer and every directory in `layers/` mean something again."""
+    environments = ctx.store.db.environments()
+    needed = {env.upper for env in environments} | {
+        layer for env in environments for layer in (*env.base, *env.lowers)
+    }
+    rows = {layer.id: layer for layer in ctx.store.db.layers()}
+    for layer in rows.values():
+        _sort(ctx, layer, needed)
+    for name in list(ctx.store.layers.names()):
+        if name not in rows:
+            place = ctx.store.layers.lose(name)
+            _log.warning("an unknown layer was moved to %s", os.fsdecode(place))
+
+
+def _sort(ctx: Context, layer: Layer, needed: set[LayerId]) -> None:
+    match layer.state:
+        case LayerState.DISCARDED:
+            discard(ctx, layer.id)
+        case LayerState.BUILDING if layer.id not in needed:
+            discard(ctx, layer.id)
+        case LayerState.SEALING:
+            _seal_again(ctx, layer.id)
+        case LayerState.SEALED if layer.kind is not LayerKind.DIR:
+            if not ctx.store.layers.exists(layer.id):
+                _log.error("damage: the directory of layer %s is gone", layer.id)
+
+
+def _seal_again(ctx: Context, layer: LayerId) -> None:
+    """Take up the second lock where it was not reached.
+
+    An upper that no overlay uses is out of everybody's reach. One that is used by a mount which can
+    be found is locked there; else nobody can say what is written into it.
+    """
+    if not ctx.store.layers.exists(layer) or not overlay.in_use(ctx.store.layers.fs(layer)):
+        record_sealed(ctx, layer)
+        return
+    found = find_mount(layer)
+    if found is None:
+        _log.warning("layer %s is still in use by a mount that cannot be found", layer)
+        ctx.store.db.set_layer_state(layer, LayerState.UNSEALED)
+        return
+    ctx.defer(lambda: seal(ctx, layer, (found,)))
+
+
+def find_mount(layer: LayerId) -> int | None:
+    """Return a descriptor of any mount, in any mount namespace, of the overlay on `layer`."""
+    source = mount_source(layer)
+    namespaces: set[int] = set()
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            namespace = os.stat(f"/proc/{name}/ns/mnt").st_ino
+            if namespace in namespaces:
+                continue
+            namespaces.add(namespace)
+            for mount in read_mounts(int(name)):
+                if mount.source == source and mount.root == b"/":
+                    return overlay.open_mount(b"/proc/%s/root%s" % (name.encode(), mount.point))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EACCES):
+                raise
+    return None

@@ -1,0 +1,120 @@
+"""`rollback`: put an earlier chain under a fresh upper, and lose nothing that was not sealed."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from envstack.environment.checkpoint import (
+    is_untouched,
+    new_checkpoint,
+    sealed_chain,
+)
+from envstack.environment.context import now, require_mount
+from envstack.environment.history import (
+    count,
+    merged_trees,
+    resolve,
+    tally,
+)
+from envstack.environment.inside import require_strandable
+from envstack.environment.steps import Step
+from envstack.environment.swap import layer_trees, make_spare, new_upper, swap
+from envstack.errors import Damaged
+from envstack.model import LayerState, RolledBack
+from envstack.overlay.diff import diff
+from envstack.store.records import Op, Transition
+
+if TYPE_CHECKING:
+    from envstack.environment.context import Context
+    from envstack.environment.history import Revision
+    from envstack.model import Checkpoint, Environment, LayerId
+
+SWAP = "swap"
+"""The `mode` of a rollback that exchanges the mounted overlay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for; `ignore` are the processes that ask, which are no holders."""
+
+    rev: str = "@"
+    discard: bool = False
+    force: bool = False
+    ignore: frozenset[int] = frozenset()
+
+
+def preview(ctx: Context, env: Environment, rev: str) -> RolledBack:
+    """Return what a rollback to `rev` would change in the merged tree, and change nothing."""
+    require_mount(env)
+    target = resolve(ctx, env, rev)
+    paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, target.chain)))
+    return RolledBack(to=target.name, saved=None, mode=SWAP, changes=tally(paths), paths=paths)
+
+
+def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
+    """Make the merged tree that of `request.rev` again.
+
+    What was not sealed is sealed first, as the checkpoint `saved`, unless it is to be discarded.
+    Raises NotUp, NotFound, Held while somebody is inside, Damaged where the target has lost a
+    layer.
+    """
+    began = time.perf_counter()
+    mount = require_mount(env)
+    target = resolve(ctx, env, request.rev)
+    _require_whole(ctx, target)
+    if target.chain == env.lowers and is_untouched(ctx, env):
+        _point(ctx, env, target)
+        return RolledBack(target.name, None, SWAP, None, _since(began))
+    saved = None if request.discard else _candidate(env, request.rev)
+    stranded = require_strandable(mount, request.ignore, "roll back", force=request.force)
+    upper = new_upper(ctx, env)
+    done = swap(ctx, env, _transition(env, target, upper, saved))
+    ctx.defer(lambda: make_spare(ctx, env))
+    kept = done.checkpoint
+    if kept:
+        ctx.defer(lambda: count(ctx, env, kept))
+    return RolledBack(
+        target.name, kept.id if kept else None, SWAP, None, _since(began), stranded=stranded
+    )
+
+
+def _transition(
+    env: Environment, target: Revision, upper: LayerId, saved: Checkpoint | None
+) -> Transition:
+    old = LayerState.SEALING if saved else LayerState.DISCARDED
+    return Transition(
+        op=Op.ROLLBACK,
+        after=replace(env, upper=upper, lowers=target.chain, head=target.head),
+        states={env.upper: old, upper: LayerState.UPPER},
+        checkpoint=saved,
+    )
+
+
+def _candidate(env: Environment, rev: str) -> Checkpoint:
+    """Return the checkpoint that keeps unsealed changes; the commit drops it if there are none."""
+    return new_checkpoint(env, sealed_chain(env), f"saved before rollback to {rev}", None)
+
+
+def _require_whole(ctx: Context, target: Revision) -> None:
+    """Raise Damaged if a layer of the target is not on disk."""
+    for layer in ctx.store.db.chain(target.chain):
+        tree = ctx.store.tree(layer)
+        if not os.path.isdir(tree):
+            raise Damaged(
+                f"{target.name} cannot be mounted: layer {layer.name or layer.id} is gone"
+                f" from {os.fsdecode(tree)}",
+                "put the directory back, or roll back to another checkpoint",
+            )
+
+
+def _point(ctx: Context, env: Environment, target: Revision) -> None:
+    """Move the head alone: the merged tree is the target's already."""
+    ctx.announce(Step.COMMIT)
+    ctx.store.db.commit(Transition(Op.ROLLBACK, replace(env, head=target.head)), now())
+
+
+def _since(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 3)

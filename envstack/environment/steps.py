@@ -1,0 +1,49 @@
+"""The names of the steps of every sequence, in the order in which a sequence takes them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Step(StrEnum):
+    """Announced before it is taken, so that a test can stop a sequence between any two."""
+
+    STAGE = "stage"
+    """`up`: write down the layers that will be built."""
+    COPY = "copy"
+    """`up`: build one layer below `staging/`."""
+    PUBLISH = "publish"
+    """`up`: move a built layer to its place."""
+
+    REGISTER = "register"
+    """Write the intent; it names the new upper and all that is to be committed."""
+    PREPARE = "prepare"
+    """Make the new upper, or give the one made ahead its root's metadata."""
+    BUILD = "build"
+    """Build the new overlay, attached nowhere."""
+    ATTACH = "attach"
+    """`up`: attach the overlay at the mount point."""
+    LOCK = "lock"
+    """Make the old mount read-only."""
+    BENEATH = "beneath"
+    """Attach the new overlay beneath the old mount."""
+    DETACH = "detach"
+    """Detach the old mount: from here on there is no way back."""
+    UNMOUNT = "unmount"
+    """`down`: take the mount off."""
+    COMMIT = "commit"
+    """Make the new state the truth."""
+
+    SEAL = "seal"
+    """Off the path: make the old superblock read-only."""
+    RECORD = "record"
+    """Off the path: write down that the layer is sealed."""
+    SPARE = "spare"
+    """Off the path: make the upper that the next rotation will take."""
+    COUNT = "count"
+    """Off the path: count what a checkpoint changed."""
+
+    FORGET = "forget"
+    """Purge: delete the rows of an environment."""
+    DELETE = "delete"
+    """Delete the directory of a layer that is no longer needed."""

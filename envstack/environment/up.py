@@ -1,0 +1,190 @@
+"""`up`: build what is missing, mount, and be done already when nothing is missing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from envstack import stackfile
+from envstack.environment.context import now, visible_mount
+from envstack.environment.mounting import check_mount_point, is_within, mount
+from envstack.environment.steps import Step
+from envstack.environment.swap import commit, discard, make_spare
+from envstack.errors import EnvstackError, StateError
+from envstack.model import (
+    EnvId,
+    Environment,
+    Layer,
+    LayerId,
+    LayerKind,
+    LayerState,
+    new_id,
+)
+from envstack.sources import directory
+from envstack.store.records import Op, Transition
+
+if TYPE_CHECKING:
+    from envstack.environment.context import Context, Progress
+    from envstack.model import Chain
+    from envstack.stackfile import DirLayer, StackFile
+
+
+def up(ctx: Context, env: Environment | None, stack: StackFile, progress: Progress) -> Environment:
+    """Bring up the environment of a stack file; `env` is what the store knows of it, if anything.
+
+    Returns the environment as it stands. Raises StateError where the stack file says something
+    else than what is up or what the history stands on, and what building a layer raises.
+    """
+    if env is not None and env.wanted and visible_mount(env):
+        _require_same(env, stack, "is up")
+        return env
+    with ExitStack() as undo:
+        if env is None:
+            env = _declare(ctx, stack, progress, undo)
+        elif env.stack != stack.canonical():
+            env = _redeclare(ctx, env, stack, progress, undo)
+        _mount(ctx, env)
+        undo.pop_all()
+    final = env
+    ctx.defer(lambda: make_spare(ctx, final))
+    return replace(env, wanted=True)
+
+
+def _mount(ctx: Context, env: Environment) -> None:
+    if not env.wanted:
+        check_mount_point(ctx, env)
+    after = replace(env, wanted=True)
+    states = dict.fromkeys(env.base, LayerState.SEALED) | {env.upper: LayerState.UPPER}
+    transition = Transition(Op.UP, after, states)
+    ctx.announce(Step.REGISTER)
+    ctx.store.db.begin(transition)
+    try:
+        mount(ctx, after)
+    except BaseException:
+        ctx.store.db.abandon(env.id, [])
+        raise
+    commit(ctx, env, transition)
+
+
+def _require_same(env: Environment, stack: StackFile, why: str) -> None:
+    written = stack.canonical()
+    if env.stack != written:
+        words = "; ".join(stackfile.differences(env.stack, written))
+        raise StateError(
+            f"the stack file of {env.name!r} changed, and it {why}: {words}",
+            "put the stack file back, or begin anew: envstack down --purge; envstack up",
+        )
+
+
+def _declare(ctx: Context, stack: StackFile, progress: Progress, undo: ExitStack) -> Environment:
+    """Return a new environment, its layers built and its upper named, not in the store as yet."""
+    env_id = EnvId(new_id())
+    undo.callback(ctx.store.db.purge, env_id)
+    upper = Layer(LayerId(new_id()), LayerKind.UPPER, LayerState.BUILDING)
+    base = _build_base(ctx, env_id, stack, progress, undo)
+    ctx.store.db.add_layer(env_id, upper)
+    undo.callback(discard, ctx, upper.id)
+    return Environment(
+        id=env_id,
+        name=stack.name,
+        stack_path=stack.path,
+        project=stack.project,
+        mount=stack.mount,
+        stack=stack.canonical(),
+        base=base,
+        upper=upper.id,
+        lowers=base,
+        head=None,
+        wanted=False,
+        created_at=now(),
+    )
+
+
+def _redeclare(
+    ctx: Context, env: Environment, stack: StackFile, progress: Progress, undo: ExitStack
+) -> Environment:
+    """Return a known environment under a changed stack file.
+
+    Names, `env` and the mount point may change at any time while it is down; its layers only while
+    nothing stands on them.
+    """
+    renamed = replace(env, name=stack.name, mount=stack.mount, stack=stack.canonical())
+    if _layers_of(env) == _layers_of(renamed):
+        return renamed
+    untouched = not ctx.store.layers.exists(env.upper) or ctx.store.layers.is_empty(env.upper)
+    if ctx.store.db.checkpoints(env.id) or not untouched:
+        _require_same(env, stack, "has a history that stands on the layers as they were")
+    base = _build_base(ctx, env.id, stack, progress, undo)
+    return replace(renamed, base=base, lowers=base)
+
+
+def _layers_of(env: Environment) -> object:
+    return json.loads(env.stack)["layers"]
+
+
+def _build_base(
+    ctx: Context, env: EnvId, stack: StackFile, progress: Progress, undo: ExitStack
+) -> Chain:
+    """Build the layers of the stack and return their chain; what was built is undone on failure."""
+    _check_directories(ctx, stack)
+    ctx.announce(Step.STAGE)
+    built: list[LayerId] = []
+    for number, entry in enumerate(stack.layers, 1):
+        kind = LayerKind.DIR if entry.by_reference else LayerKind.COPY
+        layer = Layer(LayerId(new_id()), kind, LayerState.BUILDING, entry.name, entry.dir)
+        ctx.store.db.add_layer(env, layer)
+        undo.callback(discard, ctx, layer.id)
+        if kind is LayerKind.COPY:
+            _copy(ctx, layer.id, entry, f"layer {number} of {len(stack.layers)}", progress)
+        built.append(layer.id)
+    return tuple(reversed(built))
+
+
+def _copy(ctx: Context, layer: LayerId, entry: DirLayer, which: str, progress: Progress) -> None:
+    ctx.announce(Step.COPY)
+    tree = ctx.store.layers.stage(layer)
+    try:
+        directory.build(
+            entry, tree, lambda count: progress(f"{which} ({entry.name}): {count:,} entries copied")
+        )
+    except OSError as error:
+        where = os.fsdecode(error.filename) if error.filename else os.fsdecode(entry.dir)
+        raise EnvstackError(
+            f"layer {entry.name!r} cannot be copied: {error.strerror}: {where}",
+            "free some space for the store" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "",
+        ) from error
+    ctx.announce(Step.PUBLISH)
+    record = {"id": layer, "kind": LayerKind.COPY, "name": entry.name, "source": entry.dir}
+    ctx.store.layers.publish(layer, record)
+
+
+def _check_directories(ctx: Context, stack: StackFile) -> None:
+    """Raise StackFileError, with position, for a directory that cannot be a layer."""
+    home = os.path.realpath(ctx.store.home)
+    for index, layer in enumerate(stack.layers):
+        if is_within(home, layer.dir) or is_within(layer.dir, home):
+            raise stack.fault(
+                index,
+                "dir",
+                f"the store ({os.fsdecode(home)}) and this directory lie in one another",
+            )
+        if layer.by_reference:
+            _check_overlap(stack, index, layer)
+
+
+def _check_overlap(stack: StackFile, index: int, layer: DirLayer) -> None:
+    """Refuse what the kernel refuses with ELOOP: lowers of one mount within one another."""
+    for other in stack.layers[:index]:
+        if other.by_reference and (
+            is_within(layer.dir, other.dir) or is_within(other.dir, layer.dir)
+        ):
+            raise stack.fault(
+                index,
+                "dir",
+                f"this directory and that of layer '{other.name}' lie in one another;"
+                " `copy: true` on one of them helps",
+            )

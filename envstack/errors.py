@@ -1,0 +1,103 @@
+"""Every error that envstack means to show a user, as one tree.
+
+    EnvstackError            1  failed
+    +- UsageError            2  wrong usage
+    |  +- StackFileError     2  the stack file is at fault; carries every fault
+    +- NotFound              3  no such thing
+    +- StateError            4  not in a state for that
+    |  +- NotUp              4
+    |  +- Held               4  somebody is inside; carries the holders
+    +- Unsupported           5  this machine cannot do that
+    +- Damaged               6  damaged data, or a newer store
+    +- NoDaemon              7  no daemon to talk to
+    +- Cancelled           130  the request was cancelled
+
+Each carries a brief (its message), a hint what to do, a kind for programs and an exit code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from envstack.model import Holder
+
+
+class EnvstackError(Exception):
+    """The root. `message` is one sentence, `hint` one more, or empty, on what to do about it."""
+
+    kind: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def details(self) -> dict[str, Any]:
+        """Return what stands beside kind, message and hint in the JSON form of this error."""
+        return {}
+
+
+class UsageError(EnvstackError):
+    kind = "usage"
+    exit_code = 2
+
+
+class StackFileError(UsageError):
+    """`message` is the whole report: one `FILE:LINE:COLUMN: what` block a fault."""
+
+    kind = "stack-file"
+
+    def __init__(
+        self, message: str, hint: str = "", faults: tuple[dict[str, Any], ...] = ()
+    ) -> None:
+        super().__init__(message, hint)
+        self.faults = faults
+
+    def details(self) -> dict[str, Any]:
+        return {"faults": list(self.faults)}
+
+
+class NotFound(EnvstackError):
+    kind = "not-found"
+    exit_code = 3
+
+
+class StateError(EnvstackError):
+    kind = "state"
+    exit_code = 4
+
+
+class NotUp(StateError):
+    kind = "not-up"
+
+
+class Held(StateError):
+    """Somebody is inside the merged tree, and the operation would strand or harm them."""
+
+    kind = "held"
+
+    def __init__(self, message: str, hint: str = "", holders: tuple[Holder, ...] = ()) -> None:
+        super().__init__(message, hint)
+        self.holders = holders
+
+
+class Unsupported(EnvstackError):
+    kind = "unsupported"
+    exit_code = 5
+
+
+class Damaged(EnvstackError):
+    kind = "damaged"
+    exit_code = 6
+
+
+class NoDaemon(EnvstackError):
+    kind = "no-daemon"
+    exit_code = 7
+
+
+class Cancelled(EnvstackError):
+    kind = "cancelled"
+    exit_code = 130

@@ -1,0 +1,241 @@
+"""The mount system calls that Python's os module lacks, by ctypes.
+
+Owns the calling convention and the constants; knows nothing of overlays, stores or policies. Every
+function raises OSError with the call's name and what it acted on. Numbers are those of the generic
+table, which every architecture shares for calls added since Linux 5.1 (syscalls(2)).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_FDCWD = -100
+
+CLONE_NEWNS = 0x00020000
+
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
+
+FSMOUNT_CLOEXEC = 1
+FSOPEN_CLOEXEC = 1
+FSPICK_CLOEXEC = 1
+FSPICK_EMPTY_PATH = 8
+
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
+
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOVE_MOUNT_BENEATH = 0x200
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+MS_SHARED = 1 << 20
+
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+
+STATX_MNT_ID = 0x1000
+
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_FSOPEN = 430
+_SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
+_SYS_FSPICK = 433
+_SYS_MOUNT_SETATTR = 442
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _Statx(ctypes.Structure):
+    _fields_ = (
+        ("head", ctypes.c_uint8 * 0x90),
+        ("stx_mnt_id", ctypes.c_uint64),
+        ("rest", ctypes.c_uint8 * (256 - 0x98)),
+    )
+
+
+def _check(result: int, what: str) -> int:
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def _syscall(number: int, what: str, *arguments: object) -> int:
+    return _check(_libc.syscall(ctypes.c_long(number), *arguments), what)
+
+
+def fsopen(fstype: bytes) -> int:
+    """Return a file-system context for `fstype` (fsopen(2), Linux 5.2)."""
+    return _syscall(_SYS_FSOPEN, "fsopen", fstype, ctypes.c_uint(FSOPEN_CLOEXEC))
+
+
+def fspick(descriptor: int) -> int:
+    """Return a context to reconfigure the superblock under `descriptor` (fspick(2))."""
+    flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH
+    return _syscall(_SYS_FSPICK, "fspick", ctypes.c_int(descriptor), b"", ctypes.c_uint(flags))
+
+
+def _fsconfig(context: int, command: int, key: bytes | None, value: bytes | None) -> None:
+    what = f"fsconfig {os.fsdecode(key)}" if key else "fsconfig"
+    try:
+        _syscall(
+            _SYS_FSCONFIG,
+            what,
+            ctypes.c_int(context),
+            ctypes.c_uint(command),
+            key,
+            value,
+            ctypes.c_int(0),
+        )
+    except OSError as error:
+        said = _messages(context)
+        if not said:
+            raise
+        raise OSError(error.errno, f"{error.strerror} ({said})") from error
+
+
+def _messages(context: int) -> str:
+    """Return what the kernel logged on a context: one message a read, ENODATA at the end."""
+    lines: list[str] = []
+    while True:
+        try:
+            line = os.read(context, 8192)
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
+            return "; ".join(lines)
+        lines.append(line.decode(errors="replace").strip())
+
+
+def fsconfig_string(context: int, key: bytes, value: bytes) -> None:
+    """Set a parameter of a context; a value holds 255 bytes at most (fsconfig(2))."""
+    _fsconfig(context, FSCONFIG_SET_STRING, key, value)
+
+
+def fsconfig_flag(context: int, key: bytes) -> None:
+    """Set a parameter that takes no value, such as `ro`."""
+    _fsconfig(context, FSCONFIG_SET_FLAG, key, None)
+
+
+def fsconfig_create(context: int) -> None:
+    """Create the superblock that the context describes."""
+    _fsconfig(context, FSCONFIG_CMD_CREATE, None, None)
+
+
+def fsconfig_reconfigure(context: int) -> None:
+    """Apply the context's parameters to the superblock that was picked."""
+    _fsconfig(context, FSCONFIG_CMD_RECONFIGURE, None, None)
+
+
+def fsmount(context: int, attributes: int) -> int:
+    """Return a descriptor of a detached mount of the context's superblock (fsmount(2))."""
+    return _syscall(
+        _SYS_FSMOUNT,
+        "fsmount",
+        ctypes.c_int(context),
+        ctypes.c_uint(FSMOUNT_CLOEXEC),
+        ctypes.c_uint(attributes),
+    )
+
+
+def open_tree(path: bytes, flags: int = 0, *, dir_fd: int = AT_FDCWD) -> int:
+    """Return a descriptor of the mount at `path`; with OPEN_TREE_CLONE, of a detached copy."""
+    if not path:
+        flags |= AT_EMPTY_PATH
+    return _syscall(
+        _SYS_OPEN_TREE,
+        f"open_tree {os.fsdecode(path)}",
+        ctypes.c_int(dir_fd),
+        path,
+        ctypes.c_uint(flags | OPEN_TREE_CLOEXEC),
+    )
+
+
+def move_mount(mount: int, target: int, flags: int = 0) -> None:
+    """Attach the mount under descriptor `mount` at the directory under descriptor `target`."""
+    _syscall(
+        _SYS_MOVE_MOUNT,
+        "move_mount",
+        ctypes.c_int(mount),
+        b"",
+        ctypes.c_int(target),
+        b"",
+        ctypes.c_uint(flags | MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH),
+    )
+
+
+def mount_setattr(mount: int, attr_set: int = 0, attr_clr: int = 0) -> None:
+    """Change the attributes of one attached mount (mount_setattr(2), Linux 5.12)."""
+    attributes = _MountAttr(attr_set=attr_set, attr_clr=attr_clr)
+    _syscall(
+        _SYS_MOUNT_SETATTR,
+        "mount_setattr",
+        ctypes.c_int(mount),
+        b"",
+        ctypes.c_uint(AT_EMPTY_PATH),
+        ctypes.byref(attributes),
+        ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )
+
+
+def umount(path: bytes, flags: int = 0) -> None:
+    """Take off the topmost mount at `path` (umount2(2))."""
+    _check(_libc.umount2(path, ctypes.c_int(flags)), f"umount {os.fsdecode(path)}")
+
+
+def set_propagation(path: bytes, flags: int) -> None:
+    """Make the mount at `path` private or shared: MS_PRIVATE or MS_SHARED, MS_REC for its tree."""
+    _check(
+        _libc.mount(None, path, None, ctypes.c_ulong(flags), None),
+        f"mount propagation of {os.fsdecode(path)}",
+    )
+
+
+def unshare(flags: int) -> None:
+    """Move the calling thread into new namespaces (unshare(2)); os.unshare came with 3.12."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def mount_id(path: bytes, *, dir_fd: int = AT_FDCWD) -> int:
+    """Return the id of the mount that `path` lies on, as mountinfo has it (statx(2), Linux 5.8).
+
+    An empty `path` means the file under `dir_fd`; a last symbolic link is followed.
+    """
+    buffer = _Statx()
+    flags = AT_EMPTY_PATH if not path else 0
+    _check(
+        _libc.statx(
+            ctypes.c_int(dir_fd),
+            path,
+            ctypes.c_int(flags),
+            ctypes.c_uint(STATX_MNT_ID),
+            ctypes.byref(buffer),
+        ),
+        f"statx {os.fsdecode(path)}",
+    )
+    return int(buffer.stx_mnt_id)

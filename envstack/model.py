@@ -1,0 +1,244 @@
+"""The words of envstack as values: ids, layers, checkpoints, changes, holders.
+
+Everything here is immutable and knows neither disk, kernel nor wire. Paths are `bytes`, because a
+Linux file name is: text is made of them at the edges alone (`rpc.shapes`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+EnvId = NewType("EnvId", str)
+LayerId = NewType("LayerId", str)
+CheckpointId = NewType("CheckpointId", str)
+
+BASE = "base"
+"""The revision that names the stack alone, before any checkpoint."""
+
+
+def new_id() -> str:
+    """Return 16 random hexadecimal digits, the form of every id."""
+    return secrets.token_hex(8)
+
+
+class ChangeType(StrEnum):
+    ADDED = "added"
+    MODIFIED = "modified"
+    DELETED = "deleted"
+
+
+class FileKind(StrEnum):
+    FILE = "file"
+    DIR = "dir"
+    SYMLINK = "symlink"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Change:
+    """One path that differs between two trees; `path` is relative to the mount, `b"."` its root."""
+
+    path: bytes
+    change: ChangeType
+    kind: FileKind
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many paths were added, modified and deleted."""
+
+    added: int = 0
+    modified: int = 0
+    deleted: int = 0
+
+
+class LayerKind(StrEnum):
+    """What made a layer. `DIR` is a user's directory by reference: its tree is not in the store."""
+
+    DIR = "dir"
+    COPY = "copy"
+    UPPER = "upper"
+
+
+class LayerState(StrEnum):
+    """Where a layer is in its life.
+
+    `BUILDING` -> `SEALED` for what a stack entry makes, `SPARE` -> `UPPER` -> `SEALING` -> `SEALED`
+    for an upper. `SPARE`: empty, made ahead of the rotation that takes it. `SEALING`: nobody
+    reaches it by a path, the superblock lock is outstanding. `UNSEALED`: the daemon was killed
+    before that lock, and the superblock is out of reach. `DISCARDED`: may be deleted.
+    """
+
+    BUILDING = "building"
+    SPARE = "spare"
+    UPPER = "upper"
+    SEALING = "sealing"
+    SEALED = "sealed"
+    UNSEALED = "unsealed"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer; `source` is the user's directory where `kind` is `DIR` or `COPY`."""
+
+    id: LayerId
+    kind: LayerKind
+    state: LayerState
+    name: str | None = None
+    source: bytes | None = None
+
+
+Chain = tuple[LayerId, ...]
+"""The layers under an upper, topmost first, as the kernel takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A named point of history. `created_at` is RFC 3339 in UTC; `changes` is None until counted.
+
+    `sealed` tells whether its topmost layer is out of everybody's reach by now.
+    """
+
+    id: CheckpointId
+    env: EnvId
+    parent: CheckpointId | None
+    message: str
+    tag: str | None
+    created_at: str
+    mode: str
+    chain: Chain
+    changes: Counts | None
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the store knows of one stack of one project.
+
+    `stack_path` is the canonical path of the stack file, `project` its directory. `base` is the
+    chain of the stack alone; `upper` stands on `lowers`, which need not be the chain of `head`
+    once live checkpoints exist. `wanted` is whether the environment is to be mounted.
+    """
+
+    id: EnvId
+    name: str
+    stack_path: bytes
+    project: bytes
+    mount: bytes
+    stack: str
+    base: Chain
+    upper: LayerId
+    lowers: Chain
+    head: CheckpointId | None
+    wanted: bool
+    created_at: str
+
+
+class EnvState(StrEnum):
+    UP = "up"
+    DOWN = "down"
+    DEGRADED = "degraded"
+
+
+class HoldKind(StrEnum):
+    """In what way the merged tree is held. The second group would be harmed, not just stranded."""
+
+    CWD = "cwd"
+    ROOT = "root"
+    PROGRAM = "program"
+    FILE = "file"
+    MAPPING = "mapping"
+    INOTIFY = "inotify"
+    LOCK = "lock"
+    SOCKET = "socket"
+
+    WRITING = "writing"
+    MAPPING_WRITABLE = "mapping-writable"
+    BIND = "bind"
+    COPY = "copy"
+    MOUNT_INSIDE = "mount-inside"
+
+
+STRANDABLE = frozenset(
+    {
+        HoldKind.CWD,
+        HoldKind.ROOT,
+        HoldKind.PROGRAM,
+        HoldKind.FILE,
+        HoldKind.MAPPING,
+        HoldKind.INOTIFY,
+        HoldKind.LOCK,
+        HoldKind.SOCKET,
+    }
+)
+"""Holds that `--force` may leave behind in the old tree; the others refuse it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One thing held; `path` is as the holder sees it."""
+
+    what: HoldKind
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who is inside a merged tree. `pid` is None where no process can be named (a mount)."""
+
+    pid: int | None
+    command: str
+    user: str
+    holds: tuple[Hold, ...]
+
+    @property
+    def strandable(self) -> bool:
+        """Whether `--force` may leave this holder behind."""
+        return all(hold.what in STRANDABLE for hold in self.holds)
+
+
+@dataclass(frozen=True, slots=True)
+class StackLayer:
+    """A layer as `status` lists it, under the name that the stack file gives it."""
+
+    name: str
+    id: LayerId
+    kind: LayerKind
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """An environment as `up`, `status` and `ls` show it. `reason` says why it is degraded."""
+
+    env: Environment
+    state: EnvState
+    layers: tuple[StackLayer, ...]
+    head: Checkpoint | None
+    holders: tuple[Holder, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The answer to `checkpoint`: `stranded` are the holders that `--force` left behind."""
+
+    checkpoint: Checkpoint
+    duration_ms: float
+    stranded: tuple[Holder, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The answer to `rollback`: `to` is a checkpoint id or `base`; a dry run alone has `paths`."""
+
+    to: str
+    saved: CheckpointId | None
+    mode: str
+    changes: Counts | None
+    duration_ms: float = 0.0
+    paths: tuple[Change, ...] | None = None
+    stranded: tuple[Holder, ...] = field(default=())

@@ -1,0 +1,1 @@
+"""overlayfs: its marks on disk, what a chain of layers shows, differences, copies, mounts."""

@@ -1,0 +1,131 @@
+"""One path followed down in several directory trees at once, by open directories alone.
+
+No path string is handed to the kernel, so trees may be deeper than PATH_MAX, and no symlink put in
+the way is followed. The number of descriptors is bounded: the directories opened first, those
+nearest the roots, are closed first, and are walked to anew when the descent comes back up to them;
+each such walk leaves the levels just above open, so that it is rarely needed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def _bound() -> int:
+    """Return how many directories to hold open: enough to be quick, few enough to leave room."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1024 if soft == resource.RLIM_INFINITY else max(16, min(1024, soft // 4))
+
+
+def _mount_id(fd: int) -> bytes:
+    """Return the id of the mount that `fd` lies on, from proc_pid_fdinfo(5)."""
+    info = os.open(b"/proc/self/fdinfo/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fields = dict(line.split(b":", 1) for line in os.read(info, 4096).splitlines())
+    finally:
+        os.close(info)
+    return fields[b"mnt_id"].strip()
+
+
+class OtherMountError(FileNotFoundError):
+    """The directory is covered by a mount, which is no part of the tree: nothing of it is there."""
+
+
+class Descent:
+    """A place in several trees, known by their numbers in `roots`: the same path in each.
+
+    A directory that is not there, or no directory, raises FileNotFoundError where it is asked for,
+    a mount point its subclass OtherMountError.
+    """
+
+    def __init__(self, roots: Sequence[bytes]) -> None:
+        self._roots = tuple(roots)
+        self._names: list[bytes] = []
+        self._open: dict[tuple[int, int], int] = {}
+        self._mounts: dict[int, bytes] = {}
+        self._bound = _bound()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def enter(self, name: bytes) -> None:
+        """Go down to `name`; nothing is opened until it is asked for."""
+        self._names.append(name)
+
+    def leave(self) -> bytes:
+        """Go up again; returns the name that was left."""
+        depth = len(self._names)
+        for tree in range(len(self._roots)):
+            fd = self._open.pop((depth, tree), None)
+            if fd is not None:
+                os.close(fd)
+        return self._names.pop()
+
+    def fd(self, tree: int) -> int:
+        """Return the directory of `tree` at this place, to be used before the next call of `fd`."""
+        depth = len(self._names)
+        fd = self._open.get((depth, tree))
+        return self._walk(tree, depth) if fd is None else fd
+
+    def path(self, name: bytes) -> bytes:
+        """Return the path of an entry at this place, relative to the roots."""
+        return b"/".join([*self._names, name])
+
+    def full_path(self, tree: int, name: bytes) -> bytes:
+        """Return the path of an entry of `tree`, for messages."""
+        return self._roots[tree] + b"/" + self.path(name)
+
+    def _walk(self, tree: int, depth: int) -> int:
+        level = depth - 1
+        while level > 0 and (level, tree) not in self._open:
+            level -= 1
+        fd = self._open.get((max(level, 0), tree))
+        if fd is None:
+            level, fd = 0, self._open_root(tree)
+        for above in range(max(level, 0), depth):
+            fd = self._open_child(tree, above, fd)
+        return fd
+
+    def _open_root(self, tree: int) -> int:
+        fd = os.open(self._roots[tree], _DIRECTORY)
+        self._keep(0, tree, fd)
+        self._mounts[tree] = _mount_id(fd)
+        return fd
+
+    def _open_child(self, tree: int, above: int, parent: int) -> int:
+        name = self._names[above]
+        try:
+            fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        except OSError as fault:
+            if fault.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise FileNotFoundError(errno.ENOENT, "No such directory", name) from fault
+            raise
+        self._keep(above + 1, tree, fd)
+        if _mount_id(fd) != self._mounts[tree]:
+            os.close(self._open.pop((above + 1, tree)))
+            raise OtherMountError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+        return fd
+
+    def _keep(self, depth: int, tree: int, fd: int) -> None:
+        while len(self._open) >= self._bound:
+            os.close(self._open.pop(next(iter(self._open))))
+        self._open[depth, tree] = fd

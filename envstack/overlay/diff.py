@@ -1,0 +1,212 @@
+"""The exact difference between what two chains of layers show.
+
+Its cost follows the changes: two merged directories made of the same layers are the same and are
+not entered, and of others only those layers are listed that contribute to one of them alone. A
+live upper may change while it is read: what vanished by the time it is looked at is not there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
+
+from envstack.errors import Damaged
+from envstack.model import Change, ChangeType, FileKind
+from envstack.overlay import xattrs
+from envstack.overlay.content import same_bytes
+from envstack.overlay.descent import Descent
+from envstack.overlay.marks import visible
+from envstack.overlay.merged import Entry, LayerTree, Name, Shown, contributes, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+__all__ = ["LayerTree", "diff", "differs"]
+
+_ROOT = b"."
+_ATTEMPTS = 3
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+_KINDS = {
+    stat.S_IFREG: FileKind.FILE,
+    stat.S_IFDIR: FileKind.DIR,
+    stat.S_IFLNK: FileKind.SYMLINK,
+}
+
+
+def diff(a: Sequence[LayerTree], b: Sequence[LayerTree]) -> Generator[Change, None, None]:
+    """Yield what a user sees changed from chain `a` to chain `b`, both topmost first, by path.
+
+    The upper of a mounted environment is the first element of its chain. Times alone are no
+    change. The order is that of the paths' bytes. Up to 1,024 directories, and never more than a
+    quarter of the soft RLIMIT_NOFILE, are held open until the iterator is exhausted or closed.
+
+    Raises errors.Damaged if a layer is not there, errors.Unsupported for an entry that needs
+    layers it came from, and OSError.
+    """
+    trees = tuple(dict.fromkeys([*a, *b]))
+    number = {tree: index for index, tree in enumerate(trees)}
+    with Descent([tree.path for tree in trees]) as place:
+        _require(place, trees)
+        comparison = _Comparison(place, trees)
+        yield from comparison.run(
+            tuple(number[tree] for tree in a), tuple(number[tree] for tree in b)
+        )
+
+
+def differs(a: Sequence[LayerTree], b: Sequence[LayerTree]) -> bool:
+    """Whether there is any change from `a` to `b`; stops at the first. Raises as `diff` does."""
+    with closing(diff(a, b)) as changes:
+        return next(changes, None) is not None
+
+
+def _require(place: Descent, trees: tuple[LayerTree, ...]) -> None:
+    for index, tree in enumerate(trees):
+        try:
+            place.fd(index)
+        except (FileNotFoundError, NotADirectoryError) as fault:
+            raise Damaged(
+                f"The layer {tree.path.decode(errors='replace')} is not there.",
+                "Put the directory back, or remove what was built on it.",
+            ) from fault
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A directory being compared: what is still to be looked at, as a heap of keys.
+
+    A key is a name, or a name and a slash for the directory below it: in this order the paths come
+    out sorted, for `a-b` stands between `a` and `a/b`.
+    """
+
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+    keys: list[bytes]
+    below: dict[bytes, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+
+
+class _Comparison:
+    """The walk. It keeps a stack of its own: trees are deeper than Python's recursion goes."""
+
+    def __init__(self, place: Descent, trees: tuple[LayerTree, ...]) -> None:
+        self._place = place
+        self._trees = trees
+
+    def run(self, old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:
+        if old == new:
+            return
+        frames = [self._frame(old, new)]
+        heappush(frames[0].keys, _ROOT)
+        while True:
+            frame = frames[-1]
+            if not frame.keys:
+                frames.pop()
+                if not frames:
+                    return
+                self._place.leave()
+                continue
+            key = heappop(frame.keys)
+            if key.endswith(b"/"):
+                self._place.enter(key[:-1])
+                frames.append(self._frame(*frame.below.pop(key)))
+            else:
+                yield from self._entry(frame, key)
+
+    def _frame(self, old: tuple[int, ...], new: tuple[int, ...]) -> _Frame:
+        there = {tree for tree in {*old, *new} if contributes(self._place, tree)}
+        old = tuple(tree for tree in old if tree in there)
+        new = tuple(tree for tree in new if tree in there)
+        common = set(old) & set(new)
+        if [tree for tree in old if tree in common] == [tree for tree in new if tree in common]:
+            # A name that only common layers have is looked up alike on both sides.
+            there -= common
+        keys = list({name for tree in there for name in listing(self._place, tree)})
+        heapify(keys)
+        return _Frame(old, new, keys)
+
+    def _entry(self, frame: _Frame, name: bytes) -> Iterator[Change]:
+        old, new, change = self._settled(frame, name)
+        if change is not None:
+            shown = new or old
+            assert shown is not None
+            yield Change(self._place.path(name), change, _kind(shown.entry))
+        above = old.layers if old else ()
+        below = new.layers if new else ()
+        if above != below and name != _ROOT:
+            key = name + b"/"
+            frame.below[key] = above, below
+            heappush(frame.keys, key)
+
+    def _settled(
+        self, frame: _Frame, name: bytes
+    ) -> tuple[Shown | None, Shown | None, ChangeType | None]:
+        """Look a name up on both sides; anew if it vanished while its content was compared."""
+        for _ in range(_ATTEMPTS):
+            names = Name(self._place, self._trees, name)
+            old, new = names.shown(frame.old), names.shown(frame.new)
+            if new is None:
+                return old, new, ChangeType.DELETED if old else None
+            if old is None:
+                return old, new, ChangeType.ADDED
+            try:
+                same = self._same(name, old.entry, new.entry)
+            except FileNotFoundError:
+                continue
+            return old, new, None if same else ChangeType.MODIFIED
+        return old, new, ChangeType.MODIFIED
+
+    def _same(self, name: bytes, old: Entry, new: Entry) -> bool:
+        """Whether two entries look the same to a user, the cheap questions first."""
+        if old.tree == new.tree or os.path.samestat(old.status, new.status):
+            return True
+        if _outside(old.status) != _outside(new.status):
+            return False
+        if self._attributes(name, old) != self._attributes(name, new):
+            return False
+        kind = _kind(new)
+        if kind is FileKind.SYMLINK:
+            return self._target(name, old) == self._target(name, new)
+        return kind is not FileKind.FILE or self._same_file(name, old, new)
+
+    def _attributes(self, name: bytes, entry: Entry) -> dict[str, bytes | None]:
+        stored = visible(entry.attributes, self._trees[entry.tree].marks)
+        if not stored:
+            return {}
+        where = xattrs.beneath(self._place.fd(entry.tree), name)
+        return {shown: xattrs.value(where, attribute) for shown, attribute in stored.items()}
+
+    def _target(self, name: bytes, entry: Entry) -> bytes:
+        return os.readlink(name, dir_fd=self._place.fd(entry.tree))
+
+    def _same_file(self, name: bytes, old: Entry, new: Entry) -> bool:
+        with ExitStack() as files:
+            one = self._open(name, old)
+            files.callback(os.close, one)
+            other = self._open(name, new)
+            files.callback(os.close, other)
+            return same_bytes(one, other, new.status.st_size)
+
+    def _open(self, name: bytes, entry: Entry) -> int:
+        try:
+            return os.open(name, _FILE, dir_fd=self._place.fd(entry.tree))
+        except OSError as fault:
+            if fault.errno in (errno.ELOOP, errno.ENXIO):  # a symlink or a socket by now
+                raise FileNotFoundError(errno.ENOENT, "No such file", name) from fault
+            raise
+
+
+def _kind(entry: Entry) -> FileKind:
+    return _KINDS.get(stat.S_IFMT(entry.status.st_mode), FileKind.OTHER)
+
+
+def _outside(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what stat(2) tells of an entry that a user would call its own: no times, no inode."""
+    mode = status.st_mode
+    extent = status.st_size if stat.S_ISREG(mode) or stat.S_ISLNK(mode) else 0
+    device = status.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
+    return mode, status.st_uid, status.st_gid, device or extent

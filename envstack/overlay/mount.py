@@ -1,0 +1,182 @@
+"""The kernel's overlayfs as a handful of moves: build, attach, put beneath, lock, detach.
+
+Owns how an overlay is mounted and how one is exchanged for another. Knows no store, no history and
+no order of steps: that is the business of `environment`. A mount is an open file descriptor here,
+never a path, because a path may name another mount a moment later.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+
+from envstack.errors import Unsupported
+from envstack.linux import syscalls as sys
+
+MAX_LOWERS = 500
+"""OVL_MAX_STACK: the kernel refuses a mount with more lowers (fs/overlayfs/params.h)."""
+
+_MAX_VALUE = 255
+"""FSCONFIG_SET_STRING copies 256 bytes with the final NUL (fs/fsopen.c)."""
+
+_OPTIONS = {
+    b"index": b"off",
+    b"metacopy": b"off",
+    b"redirect_dir": b"nofollow",
+    b"xino": b"auto",
+}
+"""`index=on` answers ESTALE once an upper is part of another chain; `redirect_dir=off` would still
+follow redirects; without `xino` inode numbers change at copy-up (overlayfs.rst)."""
+
+_CARRIED_OVER = {
+    os.ST_NOSUID: sys.MOUNT_ATTR_NOSUID,
+    os.ST_NODEV: sys.MOUNT_ATTR_NODEV,
+    os.ST_NOEXEC: sys.MOUNT_ATTR_NOEXEC,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What is to be mounted: `lowers` topmost first, absolute paths; `source` names the mount."""
+
+    source: bytes
+    lowers: tuple[bytes, ...]
+    upper: bytes
+    work: bytes
+
+
+def build(overlay: Overlay, like: bytes) -> int:
+    """Return a descriptor of a detached mount of `overlay`.
+
+    `nosuid`, `nodev` and `noexec` are those of the file system that `like` lies on. Raises
+    Unsupported, with the kernel's own words, where the layers' file systems cannot serve.
+    """
+    opened: list[int] = []
+    context = sys.fsopen(b"overlay")
+    try:
+        sys.fsconfig_string(context, b"source", overlay.source)
+        for lower in overlay.lowers:
+            sys.fsconfig_string(context, b"lowerdir+", _spelling(lower, opened))
+        sys.fsconfig_string(context, b"upperdir", _spelling(overlay.upper, opened))
+        sys.fsconfig_string(context, b"workdir", _spelling(overlay.work, opened))
+        for key, value in _OPTIONS.items():
+            sys.fsconfig_string(context, key, value)
+        sys.fsconfig_create(context)
+        return sys.fsmount(context, _attributes(like))
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENODEV):
+            raise Unsupported(
+                f"the kernel refuses this overlay: {error.strerror}",
+                "put the store on a file system that can: ext4, xfs, btrfs, tmpfs (ENVSTACK_HOME)",
+            ) from error
+        raise
+    finally:
+        for descriptor in (context, *opened):
+            os.close(descriptor)
+
+
+def _spelling(path: bytes, opened: list[int]) -> bytes:
+    """Return how to hand `path` to fsconfig: itself, or by descriptor where it would be mangled."""
+    if len(path) <= _MAX_VALUE and b"\\" not in path:
+        return path
+    opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    return b"/proc/self/fd/%d" % opened[-1]
+
+
+def _attributes(like: bytes) -> int:
+    flags = os.statvfs(like).f_flag
+    return sum(attribute for flag, attribute in _CARRIED_OVER.items() if flags & flag)
+
+
+def open_mount(point: bytes) -> int:
+    """Return a descriptor of the mount that is visible at `point`."""
+    return sys.open_tree(point)
+
+
+def clone(mount: int) -> int:
+    """Return a detached copy of the mount: it holds the superblock, and can be attached later."""
+    return sys.open_tree(b"", sys.OPEN_TREE_CLONE, dir_fd=mount)
+
+
+def attach(mount: int, point: bytes) -> None:
+    """Attach a detached mount at the directory `point`, over whatever is visible there."""
+    target = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sys.move_mount(mount, target)
+    finally:
+        os.close(target)
+
+
+def attach_beneath(mount: int, top: int) -> None:
+    """Attach a detached mount under the mount `top`: it shows once `top` is gone (Linux 6.5)."""
+    sys.move_mount(mount, top, sys.MOVE_MOUNT_BENEATH)
+
+
+def lock_mount(mount: int, patience: float = 0.25) -> None:
+    """Make one attached mount read-only, also for those who stay in it after it is detached.
+
+    Raises OSError EBUSY after `patience` seconds of somebody holding a file open for writing.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return sys.mount_setattr(mount, attr_set=sys.MOUNT_ATTR_RDONLY)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.001)
+
+
+def unlock_mount(mount: int) -> None:
+    """Take `lock_mount` back."""
+    sys.mount_setattr(mount, attr_clr=sys.MOUNT_ATTR_RDONLY)
+
+
+def detach(mount: int) -> None:
+    """Take the mount out of the tree at once; who is inside stays inside (MNT_DETACH)."""
+    sys.umount(b"/proc/self/fd/%d" % mount, sys.MNT_DETACH)
+
+
+def unmount(point: bytes) -> None:
+    """Take off the mount at `point`; OSError EBUSY while it is used."""
+    sys.umount(point, sys.UMOUNT_NOFOLLOW)
+
+
+def lock_superblock(mount: int) -> None:
+    """Make the superblock read-only: every mount of it, everywhere, and all written data is synced.
+
+    Raises OSError EBUSY while any file of it is open for writing or, unlinked, open at all.
+    """
+    context = sys.fspick(mount)
+    try:
+        sys.fsconfig_flag(context, b"ro")
+        sys.fsconfig_reconfigure(context)
+    finally:
+        os.close(context)
+
+
+def in_use(upper: bytes) -> bool:
+    """Tell whether some overlay, mounted or merely held, uses `upper`.
+
+    Asked of the kernel: an overlay with `index=on` whose upper and work directory are one is
+    refused either way, with EBUSY where the upper is in use and EINVAL where it is free.
+    """
+    opened: list[int] = []
+    context = sys.fsopen(b"overlay")
+    try:
+        path = _spelling(upper, opened)
+        sys.fsconfig_string(context, b"lowerdir+", path)
+        for key, value in ((b"upperdir", path), (b"workdir", path), (b"index", b"on")):
+            sys.fsconfig_string(context, key, value)
+        sys.fsconfig_create(context)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EINVAL):
+            raise
+        return error.errno == errno.EBUSY
+    else:
+        raise Unsupported(f"this kernel takes {os.fsdecode(upper)} as upper and workdir at once")
+    finally:
+        for descriptor in (context, *opened):
+            os.close(descriptor)

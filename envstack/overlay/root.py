@@ -1,0 +1,40 @@
+"""The root directory of an upper: a fresh one must look like the root that it comes to stand on.
+
+The kernel shows the metadata of the topmost layer's root as that of the merged root, and nothing is
+copied up there when it is mounted.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from envstack.overlay import xattrs
+from envstack.overlay.marks import Marks, portable
+
+
+def copy_root(source: bytes, target: bytes, marks: Marks = Marks.TRUSTED) -> None:
+    """Give the directory `target` mode, owner, attributes and times of the directory `source`.
+
+    Attributes that `target` has and `source` has not are removed.
+    """
+    status = os.stat(source)
+    os.chown(target, status.st_uid, status.st_gid)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    wanted = _attributes(source, marks)
+    for name in _attributes(target, marks).keys() - wanted.keys():
+        os.removexattr(target, name)
+    for name, value in wanted.items():
+        os.setxattr(target, name, value)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _attributes(directory: bytes, marks: Marks) -> dict[str, bytes]:
+    """Return what the merged tree shows of a root, as stored; `opaque` means nothing there."""
+    names = (
+        name
+        for name in portable(xattrs.names(directory), marks)
+        if not marks.is_private(name) and not name.startswith("security.selinux")
+    )
+    found = ((name, xattrs.value(directory, name)) for name in names)
+    return {name: value for name, value in found if value is not None}

@@ -1,0 +1,1 @@
+"""Messages and transport: who may say what to whom, and in which shape."""

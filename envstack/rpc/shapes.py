@@ -1,0 +1,136 @@
+"""Values of the model as the JSON objects of the contract; the only place that names their keys.
+
+A path becomes text here: what is not UTF-8 is shown as U+FFFD, and the exact bytes stand beside it
+as `path_b64`.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from envstack.errors import EnvstackError
+    from envstack.model import (
+        Change,
+        Checkpoint,
+        CheckpointId,
+        Counts,
+        Holder,
+        RolledBack,
+        Sealed,
+        Status,
+    )
+
+Json = dict[str, Any]
+
+
+def path_text(path: bytes) -> str:
+    """Return `path` as text that any consumer can read."""
+    return path.decode("utf-8", "replace")
+
+
+def _path(path: bytes) -> Json:
+    text = path_text(path)
+    if text.encode() == path:
+        return {"path": text}
+    return {"path": text, "path_b64": base64.b64encode(path).decode("ascii")}
+
+
+def counts(value: Counts | None) -> Json | None:
+    """Return `{added, modified, deleted}`, or None while nobody has counted."""
+    if value is None:
+        return None
+    return {"added": value.added, "modified": value.modified, "deleted": value.deleted}
+
+
+def change(value: Change) -> Json:
+    """Return one row of `diff`."""
+    return {**_path(value.path), "change": str(value.change), "kind": str(value.kind)}
+
+
+def checkpoint(value: Checkpoint) -> Json:
+    """Return a checkpoint as `checkpoint`, `log` and `status.head` show it."""
+    return {
+        "id": value.id,
+        "parent": value.parent,
+        "message": value.message,
+        "tag": value.tag,
+        "created_at": value.created_at,
+        "mode": value.mode,
+        "changes": counts(value.changes),
+    }
+
+
+def log(rows: Iterable[Checkpoint], head: CheckpointId | None) -> list[Json]:
+    """Return the rows of `log`, in the order given, the head marked."""
+    return [{**checkpoint(row), "head": row.id == head, "sealed": row.sealed} for row in rows]
+
+
+def holder(value: Holder) -> Json:
+    """Return one row of `holders`."""
+    return {
+        "pid": value.pid,
+        "command": value.command,
+        "user": value.user,
+        "holds": [{"what": str(hold.what), **_path(hold.path)} for hold in value.holds],
+    }
+
+
+def status(value: Status) -> Json:
+    """Return an environment as `up`, `status`, `down` and `ls` show it."""
+    env = value.env
+    return {
+        "id": env.id,
+        "name": env.name,
+        "project": os.fsdecode(env.project),
+        "stack": os.fsdecode(env.stack_path),
+        "mount": os.fsdecode(env.mount),
+        "state": str(value.state),
+        "reason": value.reason,
+        "backend": "overlayfs",
+        "head": checkpoint(value.head) if value.head else None,
+        "layers": [
+            {"name": layer.name, "id": layer.id, "kind": str(layer.kind)} for layer in value.layers
+        ],
+        "upper": env.upper,
+        "cursor": None,
+        "holders": [holder(row) for row in value.holders],
+    }
+
+
+def sealed(value: Sealed) -> Json:
+    """Return the answer to `checkpoint`."""
+    return {
+        **checkpoint(value.checkpoint),
+        "duration_ms": value.duration_ms,
+        "stranded": [holder(row) for row in value.stranded],
+    }
+
+
+def rolled_back(value: RolledBack) -> Json:
+    """Return the answer to `rollback`; `paths` is there for a dry run alone."""
+    shape: Json = {
+        "to": value.to,
+        "saved": value.saved,
+        "mode": value.mode,
+        "changes": counts(value.changes),
+        "duration_ms": value.duration_ms,
+        "stranded": [holder(row) for row in value.stranded],
+    }
+    if value.paths is not None:
+        shape["paths"] = [change(row) for row in value.paths]
+    return shape
+
+
+def error(value: EnvstackError) -> Json:
+    """Return `{kind, message, hint}` and what the error adds, as `--json` prints it."""
+    shape: Json = {"kind": value.kind, "message": value.message, "hint": value.hint}
+    shape.update(value.details())
+    holders = getattr(value, "holders", ())
+    if holders:
+        shape["holders"] = [holder(row) for row in holders]
+    return shape

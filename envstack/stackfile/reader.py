@@ -1,0 +1,107 @@
+"""From the bytes of a stack file to a `StackFile`, or to all of its faults at once.
+
+Owns the order: text, tree, shape, rules. Each finds what it can before any of them gives up.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from envstack.errors import EnvstackError, NotFound, UsageError
+from envstack.stackfile import rules, tree, words
+from envstack.stackfile.schema import Dir, Stack
+from envstack.stackfile.source import SIZE_LIMIT, decode, printable
+from envstack.stackfile.stack import DirLayer, StackFile, locate_dir, locate_mount
+from envstack.stackfile.template import default_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from envstack.stackfile.source import Fault
+    from envstack.stackfile.tree import Node
+
+    Check = Callable[[Node, bytes], Iterator[Fault]]
+
+
+def load(path: bytes) -> StackFile:
+    """Return the stack file at `path`, which may be relative and a symbolic link.
+
+    Raises StackFileError with every fault found, missing directories among them, NotFound where
+    there is no such file, UsageError where it is no regular file, EnvstackError where it cannot be
+    read.
+    """
+    real = _canonical(path)
+    return _check(_read(real), real, (rules.mount, rules.dirs))
+
+
+def parse(text: bytes, path: bytes) -> StackFile:
+    """Return the stack file that `text` would be at `path`, whether or not anything is there.
+
+    Raises StackFileError with every fault found; that the directories exist is not looked at.
+    """
+    return _check(text, _canonical(path), (rules.mount,))
+
+
+def _canonical(path: bytes) -> bytes:
+    if b"\0" in path:
+        raise NotFound("a file name cannot contain a NUL byte")
+    return os.path.realpath(path)
+
+
+def _read(path: bytes) -> bytes:
+    """Return the bytes of `path`, and no more than show that it is too large."""
+    shown = printable(path.decode("utf-8", "replace"))
+    try:
+        # O_NONBLOCK: opening a FIFO would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UsageError(f"{shown} is not a regular file", "name the stack file itself")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(SIZE_LIMIT + 1)
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"there is no {shown}", "`envstack init` writes a first one") from None
+    except OSError as error:
+        raise EnvstackError(f"{shown} cannot be read: {error.strerror}") from error
+
+
+def _check(text: bytes, path: bytes, placed: tuple[Check, ...]) -> StackFile:
+    source = decode(text, path)
+    root, faults = tree.read(source)
+    project = os.path.dirname(path)
+    faults += [*rules.kinds(root), *rules.names(root)]
+    for rule in placed:
+        faults += rule(root, project)
+    try:
+        stack = Stack.model_validate(root.data)
+    except ValidationError as error:
+        raise source.error([*faults, *words.explain(error, root)]) from None
+    if faults:
+        raise source.error(faults)
+    return StackFile(
+        version=stack.version,
+        name=stack.name or default_name(project),
+        path=path,
+        project=project,
+        mount=locate_mount(project, stack.mount),
+        layers=tuple(_layer(layer, project) for layer in stack.layers if isinstance(layer, Dir)),
+        env=stack.env,
+        ignore=tuple(stack.watch.ignore),
+        source=source,
+        root=root,
+    )
+
+
+def _layer(layer: Dir, project: bytes) -> DirLayer:
+    return DirLayer(
+        name=layer.name,
+        dir=locate_dir(project, layer.dir),
+        at=os.path.normpath(layer.at.encode()),
+        copy=layer.copy_,
+    )

@@ -1,0 +1,123 @@
+"""What must hold in a stack file beyond its shape, each rule a generator of faults.
+
+A rule looks at the tree and not at the validated model, so that a fault in one layer does not hide
+one in another; what has the wrong shape it passes over, because `words` has spoken of it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from envstack.stackfile.schema import DEFAULT_MOUNT, NOT_YET, PATH_MAX
+from envstack.stackfile.source import Fault
+from envstack.stackfile.stack import locate_dir, locate_mount, within
+from envstack.stackfile.tree import List, Mapping, Node, Scalar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def kinds(root: Node) -> Iterator[Fault]:
+    """Every layer is of a kind that this version can build."""
+    for layer in _layers(root):
+        for key in NOT_YET & layer.entries.keys():
+            yield Fault(layer.entries[key].key.at, f"`{key}` layers: not yet in this version")
+
+
+def names(root: Node) -> Iterator[Fault]:
+    """No two layers share a name."""
+    first: dict[str, int] = {}
+    for layer in _layers(root):
+        name = _text(layer, "name")
+        if name is None:
+            continue
+        if name.text in first:
+            line = first[name.text]
+            yield Fault(name.at, f"two layers are named `{name.text}`; the first is in line {line}")
+        first.setdefault(name.text, name.at.line)
+
+
+def mount(root: Node, project: bytes) -> Iterator[Fault]:
+    """The mount point hides neither the project nor what lies above it."""
+    written = _text(root, "mount")
+    place = _mount(root, project)
+    if written is None or place is None:
+        return
+    if place == project:
+        yield Fault(written.at, "mounting over the project itself: not yet in this version")
+    elif within(project, place):
+        yield Fault(written.at, "the mount point is above the project and would hide it")
+
+
+def dirs(root: Node, project: bytes) -> Iterator[Fault]:
+    """Every `dir` is a directory, not hidden by the mount; those by reference are disjoint.
+
+    overlayfs answers ELOOP, "overlapping lowerdir path", where one lower directory is or lies in
+    another (since Linux 5.2; seen on 6.18). Reads the disk.
+    """
+    place = _mount(root, project)
+    referenced: list[bytes] = []
+    for layer in _layers(root):
+        written = _text(layer, "dir")
+        if written is None:
+            continue
+        path = os.path.join(project, written.text.encode())
+        lacking = _lacking(path)
+        if lacking:
+            yield Fault(written.at, f"{lacking}: {path.decode('utf-8', 'replace')}")
+            continue
+        real = locate_dir(project, written.text)
+        if place is not None and within(real, place):
+            yield Fault(written.at, "the mount point would hide this directory")
+        if not _by_reference(layer):
+            continue
+        if any(within(real, other) or within(other, real) for other in referenced):
+            yield Fault(
+                written.at,
+                "the directory overlaps that of a layer below it: add `copy: true` to one of them",
+            )
+        referenced.append(real)
+
+
+def _layers(root: Node) -> Iterator[Mapping]:
+    if isinstance(root, Mapping) and "layers" in root.entries:
+        layers = root.entries["layers"].value
+        if isinstance(layers, List):
+            yield from (layer for layer in layers.items if isinstance(layer, Mapping))
+
+
+def _text(node: Node, key: str) -> Scalar | None:
+    """Return the text under `key` if it is there and could be a path or a name."""
+    if isinstance(node, Mapping) and key in node.entries:
+        value = node.entries[key].value
+        if isinstance(value, Scalar) and value.type == "str" and 0 < len(value.text) <= PATH_MAX:
+            return value
+    return None
+
+
+def _mount(root: Node, project: bytes) -> bytes | None:
+    written = _text(root, "mount")
+    if written is not None:
+        return locate_mount(project, written.text)
+    if isinstance(root, Mapping) and "mount" not in root.entries:
+        return locate_mount(project, DEFAULT_MOUNT)
+    return None
+
+
+def _by_reference(layer: Mapping) -> bool:
+    at, copy = layer.data.get("at", "."), layer.data.get("copy", False)
+    return isinstance(at, str) and os.path.normpath(at) == "." and copy is False
+
+
+def _lacking(path: bytes) -> str:
+    """Return why `path` is no directory to read, or the empty string."""
+    try:
+        os.close(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return "there is no such directory"
+    except NotADirectoryError:
+        return "this is not a directory"
+    except OSError as error:
+        return f"this cannot be used ({error.strerror})"
+    return ""

@@ -1,0 +1,162 @@
+"""A checked stack file as the rooms above use it: absolute paths, positions, what has changed.
+
+Owns what a written value means for the project the file lies in. Free of pydantic.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from envstack.stackfile.source import Fault, printable
+from envstack.stackfile.tree import find
+
+if TYPE_CHECKING:
+    from envstack.errors import StackFileError
+    from envstack.stackfile.source import Source
+    from envstack.stackfile.tree import Node
+
+
+@dataclass(frozen=True, slots=True)
+class DirLayer:
+    """A layer made of the user's directory `dir`, an absolute path.
+
+    It stands at `at`, a path below the root of the merged tree, `b"."` for the root itself. By
+    reference it is only read; else what it holds is copied into the store.
+    """
+
+    name: str
+    dir: bytes
+    at: bytes
+    copy: bool
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether the directory itself is mounted: not copied, and not moved below `at`."""
+        return not self.copy and self.at == b"."
+
+
+@dataclass(frozen=True, slots=True)
+class StackFile:
+    """A stack file without faults. Paths are absolute; `layers` are bottom first.
+
+    `path` and `project`, its directory, are canonical. The directory that `mount` lies in is
+    canonical too where it exists; its last component is as written, a symbolic link perhaps.
+    `ignore` are the gitignore patterns of `watch`.
+    """
+
+    version: int
+    name: str
+    path: bytes
+    project: bytes
+    mount: bytes
+    layers: tuple[DirLayer, ...]
+    env: dict[str, str]
+    ignore: tuple[str, ...]
+    source: Source = field(repr=False, compare=False)
+    root: Node = field(repr=False, compare=False)
+
+    def fault(self, layer: int | None, key: str | None, message: str) -> StackFileError:
+        """Return the error that finds fault with one value.
+
+        That is `key` of the layer numbered `layer` from 0, or of the file itself where `layer` is
+        None; a key that is not written stands for the layer, or the file, as a whole.
+        """
+        path: list[str | int] = [] if layer is None else ["layers", layer]
+        if key is not None:
+            path.append(key)
+        return self.source.error([Fault(find(self.root, path).at, message)])
+
+    def canonical(self) -> str:
+        """Return the file as JSON with sorted keys: equal where comments and spelling alone differ.
+
+        `watch` is left out, because nothing that is mounted depends on it. Bytes that are not UTF-8
+        are there as escaped surrogates, so the text is plain ASCII.
+        """
+        value = {
+            "version": self.version,
+            "name": self.name,
+            "mount": _text(self.mount),
+            "env": self.env,
+            "layers": [
+                {
+                    "name": layer.name,
+                    "dir": _text(layer.dir),
+                    "at": _text(layer.at),
+                    "copy": layer.copy,
+                }
+                for layer in self.layers
+            ],
+        }
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def differences(old: str, new: str) -> list[str]:
+    """Return in words what differs between two results of `StackFile.canonical`, one a phrase.
+
+    Values of `env` are left out, because they may be secret.
+    """
+    before, after = json.loads(old), json.loads(new)
+    words = [
+        f"{key}: {_shown(before[key])} -> {_shown(after[key])}"
+        for key in ("version", "name", "mount")
+        if before[key] != after[key]
+    ]
+    layers = [{layer["name"]: layer for layer in file["layers"]} for file in (before, after)]
+    words += _changes("layer", *layers)
+    kept = [[name for name in side if all(name in other for other in layers)] for side in layers]
+    if kept[0] != kept[1]:
+        words.append("the order of the layers")
+    return words + _changes("env", before["env"], after["env"])
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def _changes(noun: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    words = []
+    for name in [*old, *(name for name in new if name not in old)]:
+        subject = f"{noun} '{_shown(name)}'"
+        if name not in new:
+            words.append(f"{subject} removed")
+        elif name not in old:
+            words.append(f"{subject} added")
+        elif isinstance(new[name], str):
+            words += [f"{subject} changed"] if old[name] != new[name] else []
+        else:
+            words += [
+                f"{subject}: {key} {_shown(old[name].get(key))} -> {_shown(new[name].get(key))}"
+                for key in sorted(old[name] | new[name])
+                if old[name].get(key) != new[name].get(key)
+            ]
+    return words
+
+
+def _shown(value: Any) -> str:
+    return printable(value if isinstance(value, str) else json.dumps(value))
+
+
+def locate_dir(project: bytes, written: str) -> bytes:
+    """Return the canonical path of a `dir`, relative to `project` unless absolute."""
+    return os.path.realpath(os.path.join(project, written.encode()))
+
+
+def locate_mount(project: bytes, written: str) -> bytes:
+    """Return the path of a `mount`: canonical but for the last component.
+
+    The mount table names a mount by its canonical path; whether the mount point is a symbolic link
+    is for the one who mounts to see.
+    """
+    path = os.path.join(project, written.encode())
+    parent, last = os.path.split(path.rstrip(b"/"))
+    if last in (b"", b".", b".."):
+        return os.path.realpath(path)
+    return os.path.join(os.path.realpath(parent), last)
+
+
+def within(path: bytes, above: bytes) -> bool:
+    """Return whether canonical `path` is `above` or lies below it."""
+    return path == above or path.startswith(above.rstrip(b"/") + b"/")

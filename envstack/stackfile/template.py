@@ -1,0 +1,48 @@
+"""The stack file that `envstack init` writes, and the name of a project that has chosen none."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from envstack.stackfile.source import printable
+
+_TEMPLATE = """\
+# The stack of layers that `envstack up` mounts as one tree. Changes made in that tree stay on top;
+# the directories named here are only read.
+version: 1
+name: {name}
+
+# Where the merged tree appears, relative to this file.
+mount: .envstack/merged
+
+# Bottom first: where two layers hold the same path, the later one is seen.
+layers:
+  - name: project
+    dir: .
+
+  # A private copy, which later changes to the directory do not reach:
+  # - name: tools
+  #   dir: ../tools
+  #   copy: true
+
+  # Placed below a path of the merged tree (copied in, too):
+  # - name: fixtures
+  #   dir: ../data
+  #   at: tests/data
+
+# Variables for commands that run in the merged tree; always text, so quote numbers.
+# env:
+#   PORT: "8080"
+"""
+
+
+def template(name: str) -> str:
+    """Return a commented stack file for a project called `name`: one layer, its directory."""
+    # A JSON string is a YAML string, whatever the name may look like.
+    return _TEMPLATE.format(name=json.dumps(printable(name), ensure_ascii=False))
+
+
+def default_name(project: bytes) -> str:
+    """Return what a project at the absolute path `project` is called unless its file says so."""
+    return printable(os.path.basename(project).decode("utf-8", "replace")) or "root"

@@ -1,0 +1,320 @@
+"""The metadata: environments, layers, checkpoints, the one open intent of each environment.
+
+One connection and one writer; each method that writes is one transaction, durable when it returns
+(WAL with synchronous=FULL). The methods say what is; none of them looks at the disk or a mount.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import contextmanager
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from envstack.errors import Damaged, NotFound, StateError
+from envstack.model import (
+    Chain,
+    Checkpoint,
+    CheckpointId,
+    Counts,
+    EnvId,
+    Environment,
+    Layer,
+    LayerId,
+    LayerKind,
+    LayerState,
+)
+from envstack.store.records import (
+    Transition,
+    dump_chain,
+    dump_transition,
+    load_chain,
+    load_transition,
+)
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
+FORMAT = 1
+"""`PRAGMA user_version` of the stores that this version writes."""
+
+_ENVIRONMENT = (
+    "id, name, stack_path, project, mount, stack, base, upper, lowers, head, wanted, created_at"
+)
+_CHECKPOINT = (
+    "checkpoint.id, checkpoint.env, parent, message, tag, created_at, mode, chain,"
+    " added, modified, deleted, coalesce(layer.state, 'sealed') = 'sealed'"
+    " FROM checkpoint LEFT JOIN layer ON layer.id = json_extract(chain, '$[0]')"
+)
+
+
+class Database:
+    """`meta.db`. Threads may share it: a lock admits one at a time."""
+
+    def __init__(self, path: bytes | os.PathLike[bytes]) -> None:
+        """Open or make the database at `path`. Raises Damaged for a newer or unreadable one."""
+        self._lock = threading.RLock()
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise Damaged(
+                f"the store's database cannot be read: {error}",
+                "put back a copy of meta.db, or move the store aside and start anew",
+            ) from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        found = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if found > FORMAT:
+            raise Damaged(
+                f"the store has format {found}; this version of envstack knows {FORMAT}",
+                "use the newer envstack that wrote it",
+            )
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        if found == 0:
+            schema = resources.files(__package__).joinpath("schema.sql").read_text()
+            self._connection.executescript(
+                f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {FORMAT}; COMMIT;"
+            )
+
+    def close(self) -> None:
+        """Close the connection; what was committed stays."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def environments(self) -> list[Environment]:
+        """Return every environment, oldest first."""
+        query = f"SELECT {_ENVIRONMENT} FROM environment ORDER BY created_at, id"
+        return [_environment(row) for row in self._rows(query)]
+
+    def chain(self, chain: Chain) -> list[Layer]:
+        """Return the layers of a chain in its order. Raises Damaged if one has no row."""
+        query = (
+            "SELECT id, kind, state, name, source FROM layer"
+            " WHERE id IN (SELECT value FROM json_each(?))"
+        )
+        found = {row[0]: _layer(row) for row in self._rows(query, dump_chain(chain))}
+        for layer in chain:
+            if layer not in found:
+                raise Damaged(f"layer {layer} is missing from the store's database")
+        return [found[layer] for layer in chain]
+
+    def environment(self, env: EnvId) -> Environment:
+        """Return one environment. Raises NotFound if no row has that id."""
+        for row in self.environments():
+            if row.id == env:
+                return row
+        raise NotFound(f"no environment has the id {env}", "envstack ls")
+
+    def find_layer(self, layer: LayerId) -> Layer | None:
+        """Return one layer, or None if no row has that id."""
+        rows = self._rows("SELECT id, kind, state, name, source FROM layer WHERE id = ?", layer)
+        return _layer(rows[0]) if rows else None
+
+    def layers(self, env: EnvId | None = None) -> list[Layer]:
+        """Return the layers of one environment, or of all."""
+        query = "SELECT id, kind, state, name, source FROM layer WHERE ?1 IS NULL OR env = ?1"
+        return [_layer(row) for row in self._rows(query, env)]
+
+    def checkpoints(self, env: EnvId) -> list[Checkpoint]:
+        """Return the environment's checkpoints, newest first."""
+        query = f"SELECT {_CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
+        return [_checkpoint(row) for row in self._rows(query, env)]
+
+    def uncounted(self) -> list[Checkpoint]:
+        """Return the checkpoints whose changes nobody has counted."""
+        query = f"SELECT {_CHECKPOINT} WHERE added IS NULL ORDER BY seq"
+        return [_checkpoint(row) for row in self._rows(query)]
+
+    def intent(self, env: EnvId) -> Transition | None:
+        """Return what was begun on the environment and neither committed nor abandoned."""
+        rows = self._rows("SELECT transition FROM intent WHERE env = ?", env)
+        return load_transition(rows[0][0]) if rows else None
+
+    def add_layer(self, env: EnvId, layer: Layer) -> None:
+        """Insert one layer."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO layer (id, env, kind, state, name, source) VALUES (?, ?, ?, ?, ?, ?)",
+                (layer.id, env, layer.kind, layer.state, layer.name, layer.source),
+            )
+
+    def set_layer_state(self, layer: LayerId, state: LayerState) -> None:
+        """Change where a layer is in its life."""
+        with self._transaction() as connection:
+            _set_states(connection, {layer: state})
+
+    def remove_layer(self, layer: LayerId) -> None:
+        """Forget a layer whose directory is gone."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM layer WHERE id = ?", (layer,))
+
+    def set_counts(self, checkpoint: CheckpointId, counts: Counts) -> None:
+        """Write down what a checkpoint changed against its parent."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE checkpoint SET added = ?, modified = ?, deleted = ? WHERE id = ?",
+                (counts.added, counts.modified, counts.deleted, checkpoint),
+            )
+
+    def begin(self, transition: Transition) -> None:
+        """Write down an intent, before anything is done about it.
+
+        A first `up` finds no environment to belong to: it is inserted, not wanted as yet. Raises
+        StateError where another environment has the mount point.
+        """
+        env = transition.after
+        try:
+            with self._transaction() as connection:
+                connection.execute(
+                    "INSERT INTO intent (env, transition) VALUES (?, ?)",
+                    (env.id, dump_transition(transition)),
+                )
+                connection.execute(
+                    f"INSERT OR IGNORE INTO environment ({_ENVIRONMENT})"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+                    _columns(env)[:10] + _columns(env)[11:],
+                )
+                if not connection.execute(
+                    "SELECT 1 FROM environment WHERE id = ?", (env.id,)
+                ).fetchone():
+                    raise sqlite3.IntegrityError("environment.mount")
+        except sqlite3.IntegrityError as error:
+            raise StateError(
+                f"cannot begin: {error}", "another environment has this mount point or is at work"
+            ) from error
+
+    def commit(self, transition: Transition, at: str) -> None:
+        """Make a transition the truth, close its intent and write the row in `ops`."""
+        env = transition.after
+        with self._transaction() as connection:
+            before = connection.execute(
+                "SELECT json_object('head', head, 'upper', upper, 'lowers', json(lowers),"
+                " 'wanted', wanted) FROM environment WHERE id = ?",
+                (env.id,),
+            ).fetchone()[0]
+            columns = _columns(env)
+            connection.execute(
+                f"UPDATE environment SET ({_ENVIRONMENT}) = (?,?,?,?,?,?,?,?,?,?,?,?) WHERE id = ?",
+                (*columns, env.id),
+            )
+            _set_states(connection, transition.states)
+            if transition.checkpoint:
+                _insert_checkpoint(connection, transition.checkpoint)
+            connection.execute("DELETE FROM intent WHERE env = ?", (env.id,))
+            connection.execute(
+                "INSERT INTO ops (env, op, before, after, at) SELECT id, ?, ?, json_object("
+                "'head', head, 'upper', upper, 'lowers', json(lowers), 'wanted', wanted), ?"
+                " FROM environment WHERE id = ?",
+                (transition.op, before, at, env.id),
+            )
+
+    def abandon(self, env: EnvId, discarded: Iterable[LayerId]) -> None:
+        """Close an intent as if it had not been; `discarded` are the layers made for it."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM intent WHERE env = ?", (env,))
+            _set_states(connection, dict.fromkeys(discarded, LayerState.DISCARDED))
+
+    def purge(self, env: EnvId) -> None:
+        """Forget an environment and its history; its layers may be deleted from here on."""
+        with self._transaction() as connection:
+            for table in ("intent", "checkpoint", "ops"):
+                connection.execute(f"DELETE FROM {table} WHERE env = ?", (env,))
+            connection.execute("DELETE FROM environment WHERE id = ?", (env,))
+            connection.execute(
+                "UPDATE layer SET state = ? WHERE env = ?", (LayerState.DISCARDED, env)
+            )
+
+
+def _set_states(connection: sqlite3.Connection, states: dict[LayerId, LayerState]) -> None:
+    connection.executemany(
+        "UPDATE layer SET state = ? WHERE id = ?",
+        [(state, layer) for layer, state in states.items()],
+    )
+
+
+def _insert_checkpoint(connection: sqlite3.Connection, row: Checkpoint) -> None:
+    counts = row.changes
+    connection.execute(
+        "INSERT INTO checkpoint (id, env, parent, message, tag, created_at, mode, chain,"
+        " added, modified, deleted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(row.id, row.env, row.parent, row.message, row.tag, row.created_at, row.mode),
+            dump_chain(row.chain),
+            *((counts.added, counts.modified, counts.deleted) if counts else (None, None, None)),
+        ),
+    )
+
+
+def _columns(env: Environment) -> tuple[Any, ...]:
+    return (
+        *(env.id, env.name, env.stack_path, env.project, env.mount, env.stack),
+        *(dump_chain(env.base), env.upper, dump_chain(env.lowers), env.head),
+        *(int(env.wanted), env.created_at),
+    )
+
+
+def _environment(row: tuple[Any, ...]) -> Environment:
+    return Environment(
+        id=EnvId(row[0]),
+        name=row[1],
+        stack_path=row[2],
+        project=row[3],
+        mount=row[4],
+        stack=row[5],
+        base=load_chain(row[6]),
+        upper=LayerId(row[7]),
+        lowers=load_chain(row[8]),
+        head=row[9],
+        wanted=bool(row[10]),
+        created_at=row[11],
+    )
+
+
+def _layer(row: tuple[Any, ...]) -> Layer:
+    return Layer(
+        id=LayerId(row[0]),
+        kind=LayerKind(row[1]),
+        state=LayerState(row[2]),
+        name=row[3],
+        source=row[4],
+    )
+
+
+def _checkpoint(row: tuple[Any, ...]) -> Checkpoint:
+    counts = None if row[8] is None else Counts(row[8], row[9], row[10])
+    return Checkpoint(
+        id=CheckpointId(row[0]),
+        env=EnvId(row[1]),
+        parent=row[2],
+        message=row[3],
+        tag=row[4],
+        created_at=row[5],
+        mode=row[6],
+        chain=load_chain(row[7]),
+        changes=counts,
+        sealed=bool(row[11]),
+    )

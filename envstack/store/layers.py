@@ -1,0 +1,146 @@
+"""The directories of layers: made, published, sealed and deleted, nothing half done in view.
+
+Owns `layers/`, `staging/` and `lost+found/` below the store's home. A layer appears in `layers/`
+under its final name or not at all; it leaves by a rename into `staging/`, where deleting it may be
+interrupted. Nothing here decides whether a layer is still needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from envstack.errors import EnvstackError
+from envstack.model import LayerId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Layers:
+    """The layer directories of the store at `home`, which is made with mode 0700 if need be."""
+
+    def __init__(self, home: bytes) -> None:
+        self.home = home
+        self._layers = os.path.join(home, b"layers")
+        self._staging = os.path.join(home, b"staging")
+        self._lost = os.path.join(home, b"lost+found")
+        for directory in (home, self._layers, self._staging):
+            with suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+
+    def _path(self, layer: str) -> bytes:
+        return os.path.join(self._layers, layer.encode())
+
+    def fs(self, layer: LayerId) -> bytes:
+        """Return the path of a layer's tree."""
+        return os.path.join(self._path(layer), b"fs")
+
+    def work(self, layer: LayerId) -> bytes:
+        """Return the path of an upper's workdir."""
+        return os.path.join(self._path(layer), b"work")
+
+    def stage(self, layer: LayerId) -> bytes:
+        """Return an empty tree in `staging/` to build `layer` in; `publish` brings it out."""
+        staged = os.path.join(self._staging, layer.encode())
+        os.mkdir(staged, 0o700)
+        tree = os.path.join(staged, b"fs")
+        os.mkdir(tree, 0o755)
+        return tree
+
+    def publish(self, layer: LayerId, record: dict[str, Any]) -> None:
+        """Move a staged layer to its place, durably; `record` is what `layer.json` says of it."""
+        staged = os.path.join(self._staging, layer.encode())
+        _write_record(staged, record)
+        _sync_tree(staged)
+        os.rename(staged, self._path(layer))
+        _sync_directory(self._layers)
+
+    def make_upper(self, layer: LayerId, record: dict[str, Any]) -> None:
+        """Make an empty upper with its workdir; its name is durable when this returns."""
+        path = self._path(layer)
+        for directory in (path, self.fs(layer), self.work(layer)):
+            os.mkdir(directory, 0o700)
+        _write_record(path, record)
+        _sync_directory(path)
+        _sync_directory(self._layers)
+
+    def describe(self, layer: LayerId, record: dict[str, Any]) -> None:
+        """Replace what `layer.json` says of a layer."""
+        _write_record(self._path(layer), record)
+
+    def exists(self, layer: LayerId) -> bool:
+        """Tell whether the layer has its tree."""
+        return os.path.isdir(self.fs(layer))
+
+    def is_empty(self, layer: LayerId) -> bool:
+        """Tell whether nothing was written into the layer's tree, its root's metadata aside."""
+        with os.scandir(self.fs(layer)) as entries:
+            return next(entries, None) is None
+
+    def drop_work(self, layer: LayerId) -> None:
+        """Remove the workdir of an upper that has become a layer."""
+        _remove(self.work(layer))
+
+    def delete(self, layer: LayerId) -> None:
+        """Delete a layer with all it holds; a layer that is not there is no error."""
+        staged = os.path.join(self._staging, layer.encode())
+        with suppress(FileNotFoundError):
+            os.rename(self._path(layer), staged)
+        _remove(staged)
+
+    def names(self) -> Iterator[LayerId]:
+        """Yield the names in `layers/`."""
+        for name in os.listdir(self._layers):
+            yield LayerId(os.fsdecode(name))
+
+    def lose(self, layer: LayerId) -> bytes:
+        """Put a layer that nobody knows aside, and return where it lies now."""
+        with suppress(FileExistsError):
+            os.mkdir(self._lost, 0o700)
+        place = os.path.join(self._lost, os.fsencode(layer))
+        while os.path.lexists(place):
+            place += b"+"
+        os.rename(self._path(layer), place)
+        return place
+
+    def sweep(self) -> None:
+        """Delete whatever a killed daemon left in `staging/`."""
+        for name in os.listdir(self._staging):
+            _remove(os.path.join(self._staging, name))
+
+
+def _write_record(directory: bytes, record: dict[str, Any]) -> None:
+    """Write `layer.json` by rename, so that a reader sees the old or the new one."""
+    fresh = os.path.join(directory, b"layer.json.new")
+    with open(fresh, "w", encoding="ascii") as file:
+        json.dump(record, file, default=os.fsdecode)
+    os.rename(fresh, os.path.join(directory, b"layer.json"))
+
+
+def _sync_directory(path: bytes) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(path: bytes) -> None:
+    """Flush a built tree with `sync -f` (syncfs(2)): one call instead of one a file."""
+    _run(["sync", "-f", os.fsdecode(path)])
+
+
+def _remove(path: bytes) -> None:
+    """Delete a tree of any depth; coreutils' rm walks by descriptor and keeps no path."""
+    _run(["rm", "-rf", "--one-file-system", "--", os.fsdecode(path)])
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise EnvstackError(f"{command[0]} failed: {said[-1] if said else done.returncode}")

@@ -1,0 +1,57 @@
+CREATE TABLE environment (
+    id          TEXT PRIMARY KEY,
+    name        TEXT NOT NULL,
+    stack_path  BLOB NOT NULL UNIQUE,
+    project     BLOB NOT NULL,
+    mount       BLOB NOT NULL UNIQUE,
+    stack       TEXT NOT NULL,
+    base        TEXT NOT NULL,
+    upper       TEXT NOT NULL,
+    lowers      TEXT NOT NULL,
+    head        TEXT,
+    wanted      INTEGER NOT NULL,
+    created_at  TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE layer (
+    id      TEXT PRIMARY KEY,
+    env     TEXT NOT NULL,
+    kind    TEXT NOT NULL,
+    state   TEXT NOT NULL,
+    name    TEXT,
+    source  BLOB
+) STRICT;
+
+CREATE INDEX layer_of_env ON layer (env);
+
+CREATE TABLE checkpoint (
+    seq         INTEGER PRIMARY KEY AUTOINCREMENT,
+    id          TEXT NOT NULL UNIQUE,
+    env         TEXT NOT NULL,
+    parent      TEXT,
+    message     TEXT NOT NULL,
+    tag         TEXT,
+    created_at  TEXT NOT NULL,
+    mode        TEXT NOT NULL,
+    chain       TEXT NOT NULL,
+    added       INTEGER,
+    modified    INTEGER,
+    deleted     INTEGER,
+    UNIQUE (env, tag)
+) STRICT;
+
+-- At most one intent an environment: what is being done to it, and how it is committed.
+CREATE TABLE intent (
+    env         TEXT PRIMARY KEY,
+    transition  TEXT NOT NULL
+) STRICT;
+
+-- What was done, from what to what; undo reads it.
+CREATE TABLE ops (
+    seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+    env     TEXT NOT NULL,
+    op      TEXT NOT NULL,
+    before  TEXT NOT NULL,
+    after   TEXT NOT NULL,
+    at      TEXT NOT NULL
+) STRICT;

@@ -1,0 +1,50 @@
+"""The store as one thing: its database and its layer directories, opened together."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from envstack.model import Chain, LayerKind
+from envstack.store.database import Database
+from envstack.store.layers import Layers
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from envstack.model import Layer, LayerId
+
+
+class Store:
+    """A context manager over the store at `home`; `db` and `layers` are its two halves."""
+
+    def __init__(self, home: bytes) -> None:
+        self.home = home
+        self.layers = Layers(home)
+        self.db = Database(os.path.join(home, b"meta.db"))
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.db.close()
+
+    def tree(self, layer: Layer) -> bytes:
+        """Return the directory that holds a layer's tree: the user's own for one by reference."""
+        if layer.kind is LayerKind.DIR and layer.source is not None:
+            return layer.source
+        return self.layers.fs(layer.id)
+
+    def trees(self, chain: Chain) -> tuple[bytes, ...]:
+        """Return the directories of a chain, topmost first. Raises Damaged for an unknown layer."""
+        return tuple(self.tree(layer) for layer in self.db.chain(chain))
+
+    def discard(self, layer: LayerId) -> None:
+        """Delete a layer's directory, then its row; may be repeated after an interruption."""
+        self.layers.delete(layer)
+        self.db.remove_layer(layer)

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Says what the files beside it hold.
+cd "$(dirname "$0")" && echo "$(cat greeting.txt), $(cat whom.txt)!"

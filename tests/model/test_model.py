@@ -1,0 +1,116 @@
+"""The merged tree is a plain directory with a history, whatever is done to it, in any order.
+
+`ENVSTACK_MODEL=long` runs it for long; a failure prints a blob that `reproduce_failure` takes.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.support import trees
+from tests.support.edits import apply
+from tests.support.judge import Judge
+from tests.support.machine import LAYERS, Machine
+from tests.support.reference import Reference
+from tests.support.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.ground import Ground
+
+COMMON = settings(
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+QUICK = settings(COMMON, max_examples=15, stateful_step_count=40)
+LONG = settings(COMMON, max_examples=1000, stateful_step_count=100)
+CHOSEN = LONG if os.environ.get("ENVSTACK_MODEL") == "long" else QUICK
+
+HUNT = settings(COMMON, max_examples=150, phases=[Phase.generate], database=None)
+"""For what must be found to be wrong: no shrinking, and it ends with the first find."""
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("propagation")
+def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground) -> None:
+    def machine() -> Machine:
+        project = ground.fresh("p")
+        project.mkdir()
+        subject = Sandbox(ground.fresh("h"), project, LAYERS)
+        return Machine(subject, Judge(ground.fresh("j"), *LAYERS.values()))
+
+    run_state_machine_as_test(machine, settings=CHOSEN)
+
+
+def reference(ground: Ground, kind: type[Reference]) -> Machine:
+    place = ground.fresh("r")
+    place.mkdir()
+    for name, edits in LAYERS.items():
+        (place / name).mkdir()
+        (place / name).chmod(0o755)
+        apply(place / name, *edits)
+    return Machine(kind(place, list(LAYERS)), Judge(ground.fresh("j"), *LAYERS.values()))
+
+
+def test_the_model_holds_for_overlayfs_by_hand(ground: Ground) -> None:
+    run_state_machine_as_test(lambda: reference(ground, Reference), settings=QUICK)
+
+
+class ForgetsTheRoot(Reference):
+    def dress_root(self, fresh: Path) -> None:
+        fresh.chmod(0o755)
+
+
+class SealsBelowTheOthers(Reference):
+    def sealed_chain(self, upper: str, lowers: list[str]) -> list[str]:
+        return [*lowers, upper]
+
+
+class ForgetsWhatWasReplaced(Reference):
+    """Seals directories that were made anew without their mark."""
+
+    def sealed_chain(self, upper: str, lowers: list[str]) -> list[str]:
+        for directory, names, _ in os.walk(self.place / upper):
+            for name in names:
+                path = os.path.join(directory, name)
+                if "trusted.overlay.opaque" in os.listxattr(path):
+                    os.removexattr(path, "trusted.overlay.opaque")
+        return [upper, *lowers]
+
+
+class DiffersByBytesAlone(Reference):
+    def changes(self, before: trees.Tree, after: trees.Tree) -> set[tuple[bytes, str, str]]:
+        return {
+            (path, change, kind)
+            for path, change, kind in trees.changes(before, after)
+            if change != "modified" or before[path].digest != after[path].digest
+        }
+
+
+class LosesWhatIsNotSealed(Reference):
+    def rollback(self, rev: str = "@", *, discard: bool = False) -> dict[str, object]:
+        return super().rollback(rev, discard=True)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ForgetsTheRoot,
+        SealsBelowTheOthers,
+        ForgetsWhatWasReplaced,
+        DiffersByBytesAlone,
+        LosesWhatIsNotSealed,
+    ],
+)
+def test_the_model_finds_what_is_wrong(ground: Ground, kind: type[Reference]) -> None:
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(lambda: reference(ground, kind), settings=HUNT)

@@ -1,0 +1,24 @@
+"""What a test needs of the machine, and what happens where the machine has it not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+
+def lack(what: str) -> NoReturn:
+    """Skip the running test for want of `what`; in continuous integration (CI=true), fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"this machine lacks {what}, and CI must run every test", pytrace=False)
+    pytest.skip(f"this machine lacks {what}")
+
+
+def program(name: str) -> str:
+    """Return the path of the program `name`, or skip for want of it."""
+    found = shutil.which(name)
+    if found is None:
+        lack(f"the program {name}")
+    return found
