@@ -68,7 +68,7 @@ def connect_or_start(places: Places, command: Sequence[str] = ()) -> Client:
             return client
         _retire(client)
     raise NoDaemon(
-        f"No daemon came up within {_SECONDS:.0f} seconds.", f"See {os.fsdecode(places.log)}."
+        f"no daemon came up within {_SECONDS:.0f} seconds", f"see {os.fsdecode(places.log)}"
     )
 
 
@@ -80,15 +80,15 @@ def _open(places: Places) -> Client:
         try:
             connection.connect(places.socket)
             if peer_of(connection).uid not in (0, os.geteuid()):
-                raise NoDaemon(f"Another user listens on {where}.")
+                raise NoDaemon(f"another user listens on {where}")
             client = Client(connection, places, time.monotonic() + _SECONDS)
         except (FileNotFoundError, ConnectionRefusedError, ConnectionEnded) as error:
-            raise NotRunning("No daemon runs.", "`envstack up` starts one.") from error
+            raise NotRunning("no daemon runs", "envstack up") from error
         except TimeoutError as error:
-            hint = f"See {os.fsdecode(places.log)}."
-            raise NoDaemon("The daemon does not answer.", hint) from error
+            hint = f"see {os.fsdecode(places.log)}"
+            raise NoDaemon("the daemon does not answer", hint) from error
         except OSError as error:
-            raise NoDaemon(f"No talking to the daemon on {where}: {error.strerror}.") from error
+            raise NoDaemon(f"no talking to the daemon on {where}: {error.strerror}") from error
         undo.pop_all()
     return client
 
@@ -100,6 +100,6 @@ def _retire(client: Client) -> None:
             client.call("daemon.stop")
         if daemon is not None and not process.has_input(daemon, time.monotonic() + _SECONDS):
             raise NoDaemon(
-                f"The daemon is older (version {client.identity['version']}) and does not end.",
-                f"End process {client.daemon_pid}; what is mounted stays mounted.",
+                f"the daemon is older (version {client.identity['version']}) and does not end",
+                f"end process {client.daemon_pid}; what is mounted stays mounted",
             )

@@ -122,18 +122,18 @@ class Client:
         """Raise unless this daemon can serve this process: same mounts, same store."""
         where = os.fsdecode(self._places.socket)
         if not _is_identity(self.identity):
-            raise NoDaemon(f"What answers on {where} is no envstack daemon.")
+            raise NoDaemon(f"what answers on {where} is no envstack daemon")
         if self.identity["mount_ns"] != mount_namespace():
             raise StateError(
-                f"The daemon (process {self.identity['pid']}) lives in another mount namespace, "
-                "so its mounts are not seen here.",
-                "Run this command where the daemon was started, or set another ENVSTACK_HOME.",
+                f"the daemon (process {self.identity['pid']}) lives in another mount namespace, "
+                "so its mounts are not seen here",
+                "run this command where the daemon was started, or set another ENVSTACK_HOME",
             )
         home = self.identity.get("home")
         if isinstance(home, str) and not _is_same_directory(os.fsencode(home), self._places.home):
             raise StateError(
-                f"The daemon on {where} keeps another store: {home}.",
-                "Set ENVSTACK_HOME, which gives each store a socket of its own.",
+                f"the daemon on {where} keeps another store: {home}",
+                "set ENVSTACK_HOME, which gives each store a socket of its own",
             )
 
     def _request(
@@ -156,8 +156,8 @@ class Client:
                 raise
             raise Cancelled(error.message, error.hint) from None
         except TimeoutError:
-            raise Cancelled("The daemon was asked to cancel, and has not answered yet.") from None
-        raise Cancelled("The request was done before it could be cancelled.") from None
+            raise Cancelled("the daemon was asked to cancel, and has not answered yet") from None
+        raise Cancelled("the request was done before it could be cancelled") from None
 
     def _send(self, message: messages.Message) -> None:
         # A daemon that is gone may have said why before: what it said is read next, or its end.
@@ -193,7 +193,7 @@ class Client:
                 data = b""
             if not data:
                 raise ConnectionEnded(
-                    "The daemon ended before it answered.", f"See {os.fsdecode(self._places.log)}."
+                    "the daemon ended before it answered", f"see {os.fsdecode(self._places.log)}"
                 )
             self._received.extend(self._lines.feed(data))
         return self._received.popleft()

@@ -44,8 +44,8 @@ def start(places: Places, command: Sequence[str], deadline: float) -> bool:
         said = (
             last.decode("utf-8", "replace")[:_STDERR_SHOWN] or "nothing, in the time it was given"
         )
-        hint = f"See {os.fsdecode(places.log)}."
-        raise NoDaemon(f"The daemon did not start; it said: {said}", hint) from None
+        hint = f"see {os.fsdecode(places.log)}"
+        raise NoDaemon(f"the daemon did not start; it said: {said}", hint) from None
     if error is None:
         return True
     remote = RemoteError(str(error.get("message")), error)

@@ -76,7 +76,7 @@ class Call:
 
     async def answer(self, handler: Handler, log_path: bytes) -> bytes:
         """Run the handler and return the line that answers the request. Raises nothing."""
-        line = self._failed(Cancelled("The request was cancelled."))
+        line = self._failed(Cancelled("the request was cancelled"))
         with self._scope:
             line = await self._outcome(handler, log_path)
         self._answered = True
@@ -127,11 +127,11 @@ def explain(error: Exception, doing: str, log_path: bytes) -> EnvstackError:
         where = error.filename
         known = isinstance(where, (str, bytes))
         return EnvstackError(
-            f"No space left on the file system of {os.fsdecode(where) if known else 'the store'}.",
-            "Free some space there, and try again.",
+            f"no space left on the file system of {os.fsdecode(where) if known else 'the store'}",
+            "free some space there, and try again",
         )
     log.error("%s failed", doing, exc_info=error)
     return InternalError(
-        f"The daemon failed unexpectedly in {doing} ({type(error).__name__}).",
-        f"The details are in {os.fsdecode(log_path)}.",
+        f"the daemon failed unexpectedly in {doing} ({type(error).__name__})",
+        f"the details are in {os.fsdecode(log_path)}",
     )

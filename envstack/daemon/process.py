@@ -122,7 +122,7 @@ def run_daemon(
             held.enter_context(startup.sole_daemon(places))
             open_log(places.log)
         except OSError as error:
-            raise EnvstackError(f"The daemon cannot start: {error}.") from error
+            raise EnvstackError(f"the daemon cannot start: {error}") from error
         try:
             anyio.run(_live, places, make_service, ready, patience)
         except Exception as error:
@@ -161,7 +161,7 @@ def _unlink(path: bytes) -> None:
 def _make_service(home: bytes) -> Service:
     from envstack.daemon.service import Service as Environments
 
-    return Environments(home, lambda step: log.debug("step: %s", step))
+    return Environments(home)
 
 
 class _Daemon:

@@ -136,7 +136,7 @@ class _Connection:
         if self._peer.uid in (0, os.geteuid()):
             return True
         log.warning("refused process %d of user %d", self._peer.pid, self._peer.uid)
-        await self._fail(None, EnvstackError("This daemon serves another user."))
+        await self._fail(None, EnvstackError("this daemon serves another user"))
         return False
 
     async def _write(self, queued: MemoryObjectReceiveStream[bytes]) -> None:
@@ -155,7 +155,7 @@ class _Connection:
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             log.debug("process %d has gone", self._peer.pid)
         except LineTooLongError:
-            text = f"A request has at most {messages.MAX_REQUEST} bytes."
+            text = f"a request has at most {messages.MAX_REQUEST} bytes"
             await self._fail(None, ProtocolError(messages.INVALID_REQUEST, text))
 
     async def _take(self, line: bytes, requests: TaskGroup) -> None:
@@ -184,12 +184,12 @@ class _Connection:
     async def _greet(self, hello: Request) -> None:
         protocol, version = hello.params.get("protocol"), hello.params.get("version")
         if not isinstance(protocol, int) or not isinstance(version, str):
-            text = "hello carries an integer `protocol` and a string `version`."
+            text = "hello carries an integer `protocol` and a string `version`"
             raise ProtocolError(messages.INVALID_PARAMS, text, hello.id)
         if age(protocol, version) < age(messages.PROTOCOL, __version__):
             newer = NoDaemon(
-                f"The daemon is version {__version__}, newer than this envstack ({version}).",
-                "Use the newer envstack, or end its daemon with its `envstack daemon stop`.",
+                f"the daemon is version {__version__}, newer than this envstack ({version})",
+                "use the newer envstack, or end its daemon with its own: envstack daemon stop",
             )
             await self._fail(hello.id, newer)
             self.finish()
@@ -208,15 +208,15 @@ class _Connection:
         """Register the request as running; raises ProtocolError where it cannot run."""
         handler = self._server.handlers.get(request.method)
         if not self._greeted:
-            raise ProtocolError(messages.INVALID_REQUEST, "The first message is hello.", request.id)
+            raise ProtocolError(messages.INVALID_REQUEST, "the first message is hello", request.id)
         if handler is None:
-            text = f"There is no method {request.method!r}."
+            text = f"there is no method {request.method!r}"
             raise ProtocolError(messages.METHOD_NOT_FOUND, text, request.id)
         if request.id in self._running:
-            text = "A request of this id is running."
+            text = "a request of this id is running"
             raise ProtocolError(messages.INVALID_REQUEST, text, request.id)
         if len(self._running) >= _RUNNING_MAX:
-            text = f"{_RUNNING_MAX} requests are running."
+            text = f"{_RUNNING_MAX} requests are running"
             raise ProtocolError(messages.INVALID_REQUEST, text, request.id)
         call = Call(request, self._peer.pid, self._outbox)
         self._running[request.id] = call

@@ -95,7 +95,7 @@ class Service:
         return [env.name for env in self._ctx.store.db.environments() if env.wanted]
 
     async def _up(self, call: Call, raw: dict[str, Any]) -> Any:
-        path = Params(raw).path("stack")
+        path = os.path.realpath(Params(raw).path("stack"))
 
         def work(env: Environment | None) -> Any:
             stack = stackfile.load(path)

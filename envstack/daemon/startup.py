@@ -105,8 +105,8 @@ def _close_to_others(path: bytes, flags: int) -> None:
         facts = os.fstat(directory)
         if facts.st_uid != os.geteuid():
             raise StateError(
-                f"{os.fsdecode(path)} belongs to another user ({facts.st_uid}).",
-                "Set ENVSTACK_HOME to a directory of your own.",
+                f"{os.fsdecode(path)} belongs to another user ({facts.st_uid})",
+                "set ENVSTACK_HOME to a directory of your own",
             )
         if stat.S_IMODE(facts.st_mode) & 0o077:
             os.fchmod(directory, 0o700)
@@ -126,13 +126,13 @@ def sole_daemon(places: Places) -> Iterator[None]:
         locks.callback(os.close, lock_file)
         if not _lock(lock_file):
             owner = os.pread(lock_file, 32, 0).decode("ascii", "replace").strip()
-            raise AlreadyRunningError(f"Another daemon runs (process {owner or 'unknown'}).")
+            raise AlreadyRunningError(f"another daemon runs (process {owner or 'unknown'})")
         home = os.open(places.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         locks.callback(os.close, home)
         if not _lock(home):
             raise StateError(
-                f"Another daemon keeps {os.fsdecode(places.home)}, with a socket elsewhere.",
-                "It was started under another XDG_RUNTIME_DIR: use the same, or end that daemon.",
+                f"another daemon keeps {os.fsdecode(places.home)}, with a socket elsewhere",
+                "it was started under another XDG_RUNTIME_DIR: use the same, or end that daemon",
             )
         os.ftruncate(lock_file, 0)
         os.pwrite(lock_file, b"%d\n" % os.getpid(), 0)
@@ -151,7 +151,7 @@ def log_level(environ: Mapping[str, str]) -> str:
     """Return what `ENVSTACK_LOG` asks for, `info` by default; raises UsageError."""
     level = environ.get("ENVSTACK_LOG") or "info"
     if level.lower() not in _LEVELS:
-        raise UsageError(f"ENVSTACK_LOG is {level!r}; it may be one of {', '.join(_LEVELS)}.")
+        raise UsageError(f"ENVSTACK_LOG is {level!r}; it may be one of {', '.join(_LEVELS)}")
     return level.upper()
 
 

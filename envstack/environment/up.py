@@ -172,19 +172,3 @@ def _check_directories(ctx: Context, stack: StackFile) -> None:
                 "dir",
                 f"the store ({os.fsdecode(home)}) and this directory lie in one another",
             )
-        if layer.by_reference:
-            _check_overlap(stack, index, layer)
-
-
-def _check_overlap(stack: StackFile, index: int, layer: DirLayer) -> None:
-    """Refuse what the kernel refuses with ELOOP: lowers of one mount within one another."""
-    for other in stack.layers[:index]:
-        if other.by_reference and (
-            is_within(layer.dir, other.dir) or is_within(other.dir, layer.dir)
-        ):
-            raise stack.fault(
-                index,
-                "dir",
-                f"this directory and that of layer '{other.name}' lie in one another;"
-                " `copy: true` on one of them helps",
-            )

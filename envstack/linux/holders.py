@@ -141,8 +141,8 @@ class _Scan:
 
     def holds(self, tasks: list[Task]) -> Iterator[Hold]:
         """Yield in which ways the threads of one process hold the superblock."""
-        for task in tasks:
-            yield from self._places(task)
+        places = [hold for task in tasks for hold in self._places(task)]
+        yield from places
         seen: list[list[bytes]] = []
         for task in tasks:
             with suppress(*proc.GONE):
@@ -155,7 +155,10 @@ class _Scan:
             with suppress(*proc.GONE):
                 content = proc.read(b"/proc/%d/maps" % task.tid)
                 if content:  # else this thread has ended; the memory is common to all
-                    yield from self._mappings(task, content)
+                    for hold in self._mappings(task, content):
+                        # A program is mapped, of course.
+                        if Hold(HoldKind.PROGRAM, hold.path) not in places:
+                            yield hold
                     break
 
     def _places(self, task: Task) -> Iterator[Hold]:

@@ -137,10 +137,10 @@ def _request(shape: Json) -> Request | Notification:
     request_id = _id(shape)
     method = shape.get("method")
     if shape.get("jsonrpc") != "2.0" or not isinstance(method, str):
-        raise ProtocolError(INVALID_REQUEST, "This is no JSON-RPC 2.0 request.", request_id)
+        raise ProtocolError(INVALID_REQUEST, "this is no JSON-RPC 2.0 request", request_id)
     params = shape.get("params", {})
     if not isinstance(params, dict):
-        raise ProtocolError(INVALID_PARAMS, "The params of a request are an object.", request_id)
+        raise ProtocolError(INVALID_PARAMS, "the params of a request are an object", request_id)
     if request_id is None:
         return Notification(method, params)
     return Request(request_id, method, params)
@@ -152,16 +152,16 @@ def decode_answer(line: bytes) -> Response | Failure | Notification:
     if "method" in shape:
         notification = _request(shape)
         if isinstance(notification, Request):
-            raise ProtocolError(INVALID_REQUEST, "The daemon asks nothing of its clients.")
+            raise ProtocolError(INVALID_REQUEST, "the daemon asks nothing of its clients")
         return notification
     if "result" in shape:
         return Response(_id(shape), shape["result"])
     error = shape.get("error")
     if not isinstance(error, dict):
-        raise ProtocolError(INVALID_REQUEST, "This is no JSON-RPC 2.0 answer.")
+        raise ProtocolError(INVALID_REQUEST, "this is no JSON-RPC 2.0 answer")
     code, message, data = error.get("code"), error.get("message"), error.get("data", {})
     if not isinstance(code, int) or not isinstance(message, str) or not isinstance(data, dict):
-        raise ProtocolError(INVALID_REQUEST, "This is no JSON-RPC 2.0 error.")
+        raise ProtocolError(INVALID_REQUEST, "this is no JSON-RPC 2.0 error")
     return Failure(_id(shape), code, message, data)
 
 
@@ -169,9 +169,9 @@ def _object(line: bytes) -> Json:
     try:
         shape = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(PARSE_ERROR, f"A line is no JSON: {error}.") from error
+        raise ProtocolError(PARSE_ERROR, f"a line is no JSON: {error}") from error
     if not isinstance(shape, dict):
-        raise ProtocolError(INVALID_REQUEST, "A message is one JSON object a line.")
+        raise ProtocolError(INVALID_REQUEST, "a message is one JSON object a line")
     return shape
 
 
@@ -185,5 +185,5 @@ def _id(shape: Json) -> Id | None:
     if request_id is None and ("id" not in shape or "method" not in shape):
         return None
     if isinstance(request_id, bool) or not isinstance(request_id, (int, str)):
-        raise ProtocolError(INVALID_REQUEST, "The id of a request is an integer or a string.")
+        raise ProtocolError(INVALID_REQUEST, "the id of a request is an integer or a string")
     return request_id

@@ -38,7 +38,7 @@ def places(environ: Mapping[str, str], uid: int) -> Places:
     """
     chosen = environ.get("ENVSTACK_HOME", "")
     if chosen and not os.path.isabs(chosen):
-        raise UsageError(f"ENVSTACK_HOME is not an absolute path: {chosen!r}.")
+        raise UsageError(f"ENVSTACK_HOME is not an absolute path: {chosen!r}")
     home = os.fsencode(chosen) if chosen else os.path.join(_data_home(environ), b"envstack")
     runtime = _runtime_directory(environ, uid)
     directory = home if chosen or runtime is None else runtime
@@ -62,8 +62,8 @@ def _data_home(environ: Mapping[str, str]) -> bytes:
     user_home = _absolute(environ, "HOME")
     if user_home is None:
         raise UsageError(
-            "Neither ENVSTACK_HOME nor XDG_DATA_HOME nor HOME names a directory.",
-            "Set ENVSTACK_HOME to the directory where layers are to be kept.",
+            "neither ENVSTACK_HOME nor XDG_DATA_HOME nor HOME names a directory",
+            "set ENVSTACK_HOME to the directory where layers are to be kept",
         )
     return os.path.join(user_home, b".local", b"share")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 from anyio import to_thread
 
-from envstack import errors
+from envstack import __version__, errors
 from envstack.daemon import process, server
 from envstack.rpc import messages
 
@@ -139,7 +139,9 @@ def main() -> int:
     ready_fd = parser.parse_args().ready_fd
     settings = json.loads(os.environ.get("FAKE_DAEMON", "{}"))
     # What another version of this program would have there.
-    vars(server)["__version__"] = settings.get("version", server.__version__)
+    vars(server)["__version__"] = vars(process)["__version__"] = settings.get(
+        "version", __version__
+    )
     vars(messages)["PROTOCOL"] = settings.get("protocol", messages.PROTOCOL)
     patience = process.Patience(settings.get("linger", 5.0), settings.get("grace", 20.0))
     try:

@@ -154,7 +154,7 @@ def test_lines_are_served_however_they_are_cut_and_joined(daemon: FakeDaemon) ->
 
 
 def test_names_that_are_not_utf8_survive_both_ways(daemon: FakeDaemon) -> None:
-    name = os.fsdecode(b"caf\xe9\n\"\\")
+    name = os.fsdecode(b'caf\xe9\n"\\')
     with daemon.start() as client:
         assert client.call("echo", {"name": name}) == {"name": name}
 
@@ -312,7 +312,7 @@ def test_a_full_disk_is_said_plainly(daemon: FakeDaemon, method: str, where: str
     with daemon.greeted() as raw:
         raw.ask(1, method)
         error = raw.hear()["error"]
-        assert error["message"] == f"No space left on the file system of {where}."
+        assert error["message"] == f"no space left on the file system of {where}"
         assert error["data"]["kind"] == "failed"
         assert error["data"]["exit"] == 1
 

@@ -405,7 +405,10 @@ DATA = st.sampled_from(["", "1", "2", "33"])
 
 
 def write(tree: Path, path: str, data: str) -> None:
-    (tree / path).write_text(data)
+    """Write a file; a FIFO without a reader is refused instead of waited for."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
+    with open(os.open(tree / path, flags, 0o644), "w") as file:
+        file.write(data)
 
 
 def remove(tree: Path, path: str) -> None:

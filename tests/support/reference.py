@@ -41,7 +41,9 @@ class Reference:
         self._upper = self._fresh_upper()
 
     def up(self) -> Json:
-        return self._mount(self.merged, self._lowers, self._upper)
+        if not os.path.ismount(self.merged):
+            self._mount(self.merged, self._lowers, self._upper)
+        return {}
 
     def down(self) -> Json:
         subprocess.run(["umount", self.merged], check=True)
@@ -126,10 +128,9 @@ class Reference:
             subprocess.run(["umount", point], check=True)
             point.rmdir()
 
-    def _mount(self, point: Path, lowers: list[str], upper: str | None) -> Json:
+    def _mount(self, point: Path, lowers: list[str], upper: str | None) -> None:
         options = f"{OPTIONS},lowerdir={':'.join(lowers)}"
         if upper is not None:
             options += f",upperdir={upper},workdir={upper}.work"
         command = ["mount", "-t", "overlay", "reference", "-o", options, str(point)]
         subprocess.run(command, check=True, cwd=self.place)
-        return {}

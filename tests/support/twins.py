@@ -94,7 +94,10 @@ class Twins:
 
     def _take(self, path: bytes) -> None:
         """Note all that is at `path` and beneath it as made since the last seal."""
-        self._fresh.add(self._stat(path).st_ino)
+        info = self._stat(path)
+        self._fresh.add(info.st_ino)
+        if not stat.S_ISDIR(info.st_mode):
+            return  # os.walk would follow a symbolic link given as its top
         for directory, names, files in os.walk(self.plain + path):
             for name in (*names, *files):
                 self._fresh.add(os.lstat(directory + b"/" + name).st_ino)

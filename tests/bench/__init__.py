@@ -1,0 +1,1 @@
+"""Figures, printed as ratios against the kernel's own cost in the same run; never asserted."""
