@@ -12,7 +12,9 @@ import pytest
 
 from tests.support import filesystems, needs, trees, waiting
 from tests.support.ground import Ground, set_propagation
+from tests.support.judge import Judge
 from tests.support.sandbox import Sandbox
+from tests.support.story import Story
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,13 +93,26 @@ def home(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def project(ground: Ground) -> Iterator[Path]:
+def directory(ground: Ground) -> Iterator[Callable[[], Path]]:
+    """`directory()` makes a fresh and empty directory with a short path, at each call."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        path = ground.fresh("d")
+        path.mkdir()
+        path.chmod(0o755)
+        made.append(path)
+        return path
+
+    yield make
+    for path in made:
+        trees.remove(path)
+
+
+@pytest.fixture
+def project(directory: Callable[[], Path]) -> Path:
     """A fresh and empty directory for a project, with a short path."""
-    path = ground.fresh("p")
-    path.mkdir()
-    path.chmod(0o755)
-    yield path
-    trees.remove(path)
+    return directory()
 
 
 @pytest.fixture
@@ -111,7 +126,7 @@ def filesystem(ground: Ground) -> Iterator[Callable[[str], Path]]:
 def sandbox(
     home: Path, project: Path, filesystem: Callable[[str], Path]
 ) -> Iterator[Callable[..., Sandbox]]:
-    """`sandbox(base=[edits], …)` makes a project with these layers, bottom first.
+    """`sandbox(base=[edits], …)` makes the project with these layers, bottom first; not yet up.
 
     It depends on `filesystem` so that a store on one is closed before it is unmounted.
     """
@@ -121,3 +136,14 @@ def sandbox(
             return stack.enter_context(Sandbox(store, project, layers))
 
         yield make
+
+
+@pytest.fixture
+def story(sandbox: Callable[..., Sandbox], directory: Callable[[], Path]) -> Callable[..., Story]:
+    """`story(base=[edits], …)` is a sandbox that is up, with a plain directory that judges it."""
+
+    def make(**layers: list[Edit]) -> Story:
+        judged = [edits for name, edits in layers.items() if name != "store"]
+        return Story(sandbox(**layers), Judge(directory() / "judge", *judged))
+
+    return make

@@ -56,16 +56,17 @@ class Service:
         self._stack = AsyncExitStack()
         self._threads = CapacityLimiter(_THREADS)
         self._locks: dict[bytes, anyio.Lock] = defaultdict(anyio.Lock)
+        self._looked_after: set[bytes] = set()
 
     async def __aenter__(self) -> Self:
         sys.setswitchinterval(_SWITCH_INTERVAL)
         async with AsyncExitStack() as stack:
             store = stack.enter_context(await to_thread.run_sync(Store, self._home))
-            tasks = await stack.enter_async_context(anyio.create_task_group())
-            self._ctx = Context(store, self._announce, Jobs(tasks).defer)
+            self._tasks = await stack.enter_async_context(anyio.create_task_group())
+            self._ctx = Context(store, self._announce, Jobs(self._tasks).defer)
             await to_thread.run_sync(recover.recover, self._ctx)
-            await tasks.start(keep_watch, self._put_back)
-            stack.callback(tasks.cancel_scope.cancel)
+            await self._tasks.start(keep_watch, self._put_back)
+            stack.callback(self._tasks.cancel_scope.cancel)
             self._stack = stack.pop_all()
         return self
 
@@ -183,11 +184,20 @@ class Service:
         return await self._on_environment(params, work)
 
     async def _put_back(self) -> None:
-        """Look after every mount: one may have been taken away."""
+        """Look after every mount: one may have been taken away.
+
+        Each in a task of its own, so that an environment that is busy holds up itself alone.
+        """
         for env in await self._in_thread(self._ctx.store.db.environments):
-            await self._exclusively(env.stack_path, partial(self._restore, env.stack_path))
+            if env.stack_path not in self._looked_after:
+                self._looked_after.add(env.stack_path)
+                self._tasks.start_soon(self._look_after, env.stack_path)
+
+    async def _look_after(self, stack_path: bytes) -> None:
+        await self._exclusively(stack_path, partial(self._restore, stack_path))
 
     def _restore(self, stack_path: bytes) -> None:
+        self._looked_after.discard(stack_path)
         env = self._by_stack(stack_path)
         if env is not None and self._ctx.store.db.intent(env.id) is None:
             recover.restore(self._ctx, env)

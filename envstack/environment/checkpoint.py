@@ -61,6 +61,7 @@ def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
     swap(
         ctx,
         env,
+        mount,
         Transition(
             op=Op.CHECKPOINT,
             after=replace(env, upper=upper, lowers=sealed, head=row.id),

@@ -118,6 +118,8 @@ def tally(changes: Iterable[Change]) -> Counts:
 def count(ctx: Context, env: Environment, checkpoint: Checkpoint) -> bool:
     """Count off the path what a checkpoint changed against its parent, and write it down."""
     ctx.announce(Step.COUNT)
+    if not ctx.store.db.knows(env.id):
+        return True
     parent = resolve(ctx, env, checkpoint.parent or BASE)
     changes = diff(layer_trees(ctx, parent.chain), layer_trees(ctx, checkpoint.chain))
     ctx.store.db.set_counts(checkpoint.id, tally(changes))

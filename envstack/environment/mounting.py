@@ -30,6 +30,7 @@ def mount(ctx: Context, env: Environment) -> None:
     """
     require_layers(ctx, env)
     _require_bare(env)
+    _check_mount_point(ctx, env)
     if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
         raise StateError(
             f"processes on a mount that was taken away still use the upper of {env.name!r}",
@@ -88,7 +89,7 @@ def require_layers(ctx: Context, env: Environment) -> None:
             )
 
 
-def check_mount_point(ctx: Context, env: Environment) -> None:
+def _check_mount_point(ctx: Context, env: Environment) -> None:
     """Raise StateError where the environment must not be mounted."""
     shown = os.fsdecode(env.mount)
     home = os.path.realpath(ctx.store.home)

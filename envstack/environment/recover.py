@@ -58,6 +58,8 @@ def settle(ctx: Context, env: Environment) -> None:
         _log.info("%s: %s had happened, it is committed", env.name, transition.op)
         _uncover(env, transition)
         commit(ctx, env, transition)
+        if LayerState.SEALING in transition.states.values():
+            _seal_again(ctx, env.upper)
     else:
         _log.info("%s: %s had not happened, it is abandoned", env.name, transition.op)
         fresh = [transition.after.upper] if transition.after.upper != env.upper else []
@@ -145,6 +147,8 @@ def _sort(ctx: Context, layer: Layer, needed: set[LayerId]) -> None:
         case LayerState.DISCARDED:
             discard(ctx, layer.id)
         case LayerState.BUILDING if layer.id not in needed:
+            discard(ctx, layer.id)
+        case LayerState.SPARE if not ctx.store.layers.exists(layer.id):
             discard(ctx, layer.id)
         case LayerState.SEALING:
             _seal_again(ctx, layer.id)

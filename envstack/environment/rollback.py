@@ -71,7 +71,7 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
     saved = None if request.discard else _candidate(env, request.rev)
     stranded = require_strandable(mount, request.ignore, "roll back", force=request.force)
     upper = new_upper(ctx, env)
-    done = swap(ctx, env, _transition(env, target, upper, saved))
+    done = swap(ctx, env, mount, _transition(env, target, upper, saved))
     ctx.defer(lambda: make_spare(ctx, env))
     kept = done.checkpoint
     if kept:

@@ -21,12 +21,13 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from envstack.environment.context import mount_source, now
 from envstack.environment.steps import Step
-from envstack.errors import Held
+from envstack.errors import Held, StateError
+from envstack.linux.syscalls import mount_id
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay import mount as overlay
 from envstack.overlay.diff import LayerTree, differs
@@ -35,28 +36,33 @@ from envstack.store.records import Op
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
+    from envstack.linux.mountinfo import Mount
     from envstack.model import Chain, Environment
     from envstack.store.records import Transition
 
 
-def swap(ctx: Context, env: Environment, transition: Transition) -> Transition:
-    """Replace the mount of `env` by that of `transition.after`, and return what was committed.
+def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -> Transition:
+    """Replace `mount`, that of `env`, by that of `transition.after`; return what was committed.
 
-    The mount of `env` must be visible and nobody inside who may not be stranded. Raises Held, with
-    nothing changed, if somebody goes on writing.
+    Nobody may be inside who must not be stranded. Raises Held if somebody goes on writing, and
+    StateError if something was mounted over it meanwhile, with nothing changed.
     """
     ctx.announce(Step.REGISTER)
     ctx.store.db.begin(transition)
     with ExitStack() as undo:
         undo.callback(_take_back, ctx, env, transition.after.upper)
-        old, new = _lay_beneath(ctx, env, transition, undo)
+        old, new = _lay_beneath(ctx, env, mount, transition, undo)
         undo.pop_all()
     ctx.announce(Step.DETACH)
     overlay.detach(old)
     before = ctx.keep(env.id, overlay.clone(new))
     os.close(new)
-    done = commit(ctx, env, transition)
     held = (old,) if before is None else (old, before)
+    with ExitStack() as uncommitted:
+        for descriptor in held:
+            uncommitted.callback(os.close, descriptor)
+        done = commit(ctx, env, transition)
+        uncommitted.pop_all()
     ctx.defer(lambda: seal(ctx, env.upper, held))
     return done
 
@@ -67,7 +73,7 @@ def _take_back(ctx: Context, env: Environment, upper: LayerId) -> None:
 
 
 def _lay_beneath(
-    ctx: Context, env: Environment, transition: Transition, undo: ExitStack
+    ctx: Context, env: Environment, mount: Mount, transition: Transition, undo: ExitStack
 ) -> tuple[int, int]:
     """Return descriptors of the old mount, locked, and of the new one that waits beneath it."""
     after = transition.after
@@ -78,6 +84,8 @@ def _lay_beneath(
     undo.callback(os.close, new)
     old = overlay.open_mount(env.mount)
     undo.callback(os.close, old)
+    if mount_id(b"", dir_fd=old) != mount.id:
+        raise StateError(f"{os.fsdecode(env.mount)} was covered by another mount", "try again")
     ctx.announce(Step.LOCK)
     _lock(old, transition)
     undo.callback(overlay.unlock_mount, old)
@@ -188,8 +196,10 @@ def record_sealed(ctx: Context, upper: LayerId) -> None:
     if layer.state is LayerState.DISCARDED:
         discard(ctx, upper)
         return
-    ctx.store.db.set_layer_state(upper, LayerState.SEALED)
+    for checkpoint in ctx.store.db.checkpoints_on(upper):
+        ctx.store.layers.describe(upper, asdict(checkpoint))
     ctx.store.layers.drop_work(upper)
+    ctx.store.db.set_layer_state(upper, LayerState.SEALED)
 
 
 def discard(ctx: Context, layer: LayerId) -> bool:
@@ -202,6 +212,8 @@ def discard(ctx: Context, layer: LayerId) -> bool:
 def make_spare(ctx: Context, env: Environment) -> bool:
     """Make the upper that the next rotation takes, so that it need not be made durable then."""
     ctx.announce(Step.SPARE)
+    if not ctx.store.db.knows(env.id):
+        return True
     upper = new_upper(ctx, env)
     if not ctx.store.layers.exists(upper):
         ctx.store.layers.make_upper(upper, upper_record(env, upper))

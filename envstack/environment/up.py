@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from envstack import stackfile
 from envstack.environment.context import now, visible_mount
-from envstack.environment.mounting import check_mount_point, is_within, mount
+from envstack.environment.mounting import is_within, mount
 from envstack.environment.steps import Step
 from envstack.environment.swap import commit, discard, make_spare
 from envstack.errors import EnvstackError, StateError
@@ -55,8 +55,7 @@ def up(ctx: Context, env: Environment | None, stack: StackFile, progress: Progre
 
 
 def _mount(ctx: Context, env: Environment) -> None:
-    if not env.wanted:
-        check_mount_point(ctx, env)
+    _require_free(ctx, env)
     after = replace(env, wanted=True)
     states = dict.fromkeys(env.base, LayerState.SEALED) | {env.upper: LayerState.UPPER}
     transition = Transition(Op.UP, after, states)
@@ -68,6 +67,16 @@ def _mount(ctx: Context, env: Environment) -> None:
         ctx.store.db.abandon(env.id, [])
         raise
     commit(ctx, env, transition)
+
+
+def _require_free(ctx: Context, env: Environment) -> None:
+    for other in ctx.store.db.environments():
+        if other.mount == env.mount and other.id != env.id:
+            raise StateError(
+                f"the mount point {os.fsdecode(env.mount)} is that of environment {other.name!r}"
+                f" ({os.fsdecode(other.stack_path)})",
+                "choose another `mount` in one of the two stack files",
+            )
 
 
 def _require_same(env: Environment, stack: StackFile, why: str) -> None:

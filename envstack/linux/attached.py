@@ -40,7 +40,9 @@ def held_by_mounts(
                 yield pid, Hold(kind, copy.point)
                 continue
             for child in propagation.children[copy.id]:
-                if not any(propagation.follows(child, original) for original in inside):
+                # What covers a copy that is taken along is left where it is.
+                covers = child.point == copy.point
+                if not covers and not any(propagation.follows(child, each) for each in inside):
                     yield pid, Hold(HoldKind.MOUNT_INSIDE, child.point)
 
 

@@ -44,7 +44,8 @@ def find_holders(mount: Mount, *, ignore: frozenset[int]) -> tuple[Holder, ...]:
     whose id is in `ignore` are passed over, and with them namespaces that nobody else is in. A copy
     of the mount in another namespace is named by a process there, and is no holder where
     propagation takes it along with the original. A path is as the kernel shows it, the mount's own
-    where it shows none (an inotify watch, a path longer than it can tell). Needs root to see all.
+    where it shows none (an inotify watch, a path longer than it can tell). Needs root to see all, and
+    `mount` to be there still: the device number of a superblock that is gone is soon another's.
     """
     own = read_mounts()
     tasks, foreign = _survey(own, ignore)
@@ -64,19 +65,19 @@ def find_holders(mount: Mount, *, ignore: frozenset[int]) -> tuple[Holder, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A thread, and the mounts that its root, its cwd and its program lie on."""
+class _Task:
+    """A thread, and the mounts that its program, its root and its cwd lie on."""
 
     pid: int
     tid: int
+    program: int
     root: int
     cwd: int
-    program: int
 
 
 def _survey(
     own: list[Mount], ignore: frozenset[int]
-) -> tuple[list[list[Task]], dict[int, list[Mount]]]:
+) -> tuple[list[list[_Task]], dict[int, list[Mount]]]:
     """Return the threads of each process, and the mounts of other namespaces by a pid of each.
 
     Whoever is in a mount namespace has a root directory on one of its mounts. Below a changed root
@@ -85,7 +86,7 @@ def _survey(
     known = {mount.id for mount in own}
     ours = frozenset(known)
     seen: set[tuple[int, bytes | None]] = set()
-    groups: list[list[Task]] = []
+    groups: list[list[_Task]] = []
     foreign: dict[int, list[Mount]] = {}
     for pid in proc.processes():
         if pid in ignore:
@@ -107,24 +108,15 @@ def _survey(
     return groups, foreign
 
 
-def _tasks(pid: int) -> list[Task]:
+def _tasks(pid: int) -> list[_Task]:
     """Return the living threads of a process; none of a kernel thread, which has no program."""
     found = []
     # Here and below, what is gone, or is protected from us, is passed over: see `proc.GONE`.
     with suppress(*proc.GONE):
         for tid in proc.threads(pid):
             with suppress(*proc.GONE):
-                base = b"/proc/%d/" % tid
-                program = proc.mount_of(base + b"exe")
-                found.append(
-                    Task(
-                        pid,
-                        tid,
-                        proc.mount_of(base + b"root"),
-                        proc.mount_of(base + b"cwd"),
-                        program,
-                    )
-                )
+                links = [b"/proc/%d/%s" % (tid, name) for name in (b"exe", b"root", b"cwd")]
+                found.append(_Task(pid, tid, *map(proc.mount_of, links)))
     return found
 
 
@@ -139,7 +131,7 @@ class _Scan:
         self._maps_tell = (int(release[0]), int(release[1])) >= _MAPS_TELL_OVERLAYS
         self._sockets: dict[bytes | None, dict[int, bytes]] = {}
 
-    def holds(self, tasks: list[Task]) -> Iterator[Hold]:
+    def holds(self, tasks: list[_Task]) -> Iterator[Hold]:
         """Yield in which ways the threads of one process hold the superblock."""
         places = [hold for task in tasks for hold in self._places(task)]
         yield from places
@@ -161,7 +153,7 @@ class _Scan:
                             yield hold
                     break
 
-    def _places(self, task: Task) -> Iterator[Hold]:
+    def _places(self, task: _Task) -> Iterator[Hold]:
         for kind, mount, name in (
             (HoldKind.CWD, task.cwd, b"cwd"),
             (HoldKind.ROOT, task.root, b"root"),
@@ -172,7 +164,7 @@ class _Scan:
                 if self._superblock.has(mount, path):
                     yield Hold(kind, self._shown(path))
 
-    def _files(self, task: Task, names: list[bytes]) -> Iterator[Hold]:
+    def _files(self, task: _Task, names: list[bytes]) -> Iterator[Hold]:
         for name in names:
             with suppress(*proc.GONE):
                 path = b"/proc/%d/fd/%s" % (task.tid, name)
@@ -188,7 +180,7 @@ class _Scan:
                 if self._superblock.has(mount, path):
                     yield from self._open_file(task, name, path)
 
-    def _open_file(self, task: Task, name: bytes, path: bytes) -> Iterator[Hold]:
+    def _open_file(self, task: _Task, name: bytes, path: bytes) -> Iterator[Hold]:
         opened = proc.descriptor(task.tid, name)
         shown = self._shown(path)
         # A FIFO or a device takes no bytes to the layer, whoever writes to it.
@@ -197,7 +189,7 @@ class _Scan:
         if opened.locked:
             yield Hold(HoldKind.LOCK, shown)
 
-    def _special(self, task: Task, name: bytes, target: bytes) -> Iterator[Hold]:
+    def _special(self, task: _Task, name: bytes, target: bytes) -> Iterator[Hold]:
         """Judge a descriptor that is no file: an inotify instance, a Unix socket bound to a path.
 
         A relative path is tried at the cwd, which may have changed since bind(2): a socket may
@@ -215,13 +207,13 @@ class _Scan:
             if self._superblock.has(proc.mount_of(path), path):
                 yield Hold(HoldKind.SOCKET, bound)
 
-    def _bound(self, task: Task) -> dict[int, bytes]:
+    def _bound(self, task: _Task) -> dict[int, bytes]:
         namespace = proc.link(b"/proc/%d/ns/net" % task.tid)
         if namespace not in self._sockets:
             self._sockets[namespace] = proc.bound_sockets(task.tid)
         return self._sockets[namespace]
 
-    def _mappings(self, task: Task, content: bytes) -> Iterator[Hold]:
+    def _mappings(self, task: _Task, content: bytes) -> Iterator[Hold]:
         if self._maps_tell and self._in_maps not in content:
             return
         for mapping in proc.mappings(content):
@@ -231,7 +223,7 @@ class _Scan:
                     kind = HoldKind.MAPPING_WRITABLE if writable else HoldKind.MAPPING
                     yield Hold(kind, mapping.path)
 
-    def _is_mapped_here(self, task: Task, mapping: proc.Mapping) -> bool:
+    def _is_mapped_here(self, task: _Task, mapping: proc.Mapping) -> bool:
         if self._maps_tell:
             return mapping.device == self._superblock.device
         path = b"/proc/%d/map_files/%s" % (task.tid, mapping.range)

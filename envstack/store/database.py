@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from envstack.errors import Damaged, NotFound, StateError
+from envstack.errors import Damaged, EnvstackError, NotFound, StateError
 from envstack.model import (
     Chain,
     Checkpoint,
@@ -92,14 +92,24 @@ class Database:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._connection.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                self._undo()
+                raise EnvstackError(
+                    f"the store's database cannot be written: {error}",
+                    "free some space on the file system of the store",
+                ) from error
             except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                self._undo()
                 raise
+
+    def _undo(self) -> None:
+        """Leave a transaction that failed; some failures have ended it already."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -129,6 +139,10 @@ class Database:
                 return row
         raise NotFound(f"no environment has the id {env}", "envstack ls")
 
+    def knows(self, env: EnvId) -> bool:
+        """Tell whether the environment is still there: background work may outlive it."""
+        return bool(self._rows("SELECT 1 FROM environment WHERE id = ?", env))
+
     def find_layer(self, layer: LayerId) -> Layer | None:
         """Return one layer, or None if no row has that id."""
         rows = self._rows("SELECT id, kind, state, name, source FROM layer WHERE id = ?", layer)
@@ -143,6 +157,11 @@ class Database:
         """Return the environment's checkpoints, newest first."""
         query = f"SELECT {_CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
         return [_checkpoint(row) for row in self._rows(query, env)]
+
+    def checkpoints_on(self, layer: LayerId) -> list[Checkpoint]:
+        """Return the checkpoints whose topmost layer this is."""
+        query = f"SELECT {_CHECKPOINT} WHERE json_extract(chain, '$[0]') = ? ORDER BY seq"
+        return [_checkpoint(row) for row in self._rows(query, layer)]
 
     def uncounted(self) -> list[Checkpoint]:
         """Return the checkpoints whose changes nobody has counted."""

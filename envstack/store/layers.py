@@ -69,7 +69,7 @@ class Layers:
         _sync_directory(self._layers)
 
     def describe(self, layer: LayerId, record: dict[str, Any]) -> None:
-        """Replace what `layer.json` says of a layer."""
+        """Replace what `layer.json` says of a layer: what a lost database would be made from."""
         _write_record(self._path(layer), record)
 
     def exists(self, layer: LayerId) -> bool:

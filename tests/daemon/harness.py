@@ -127,6 +127,17 @@ class FakeDaemon:
         with open(self.places.log) as log:
             return log.read()
 
+    def wait_until_it_listens(self) -> None:
+        waiting.until(self._listens, "a daemon that listens", WITHIN)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(self.places.socket)
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+        return True
+
     @contextmanager
     def ends(self, within: float = WITHIN) -> Iterator[int]:
         """Yield the pid of the daemon that runs, and then wait until it has ended."""

@@ -15,7 +15,7 @@ import pytest
 from envstack import __version__, client, errors
 from envstack.rpc import shapes
 from envstack.rpc.places import places
-from tests.daemon.harness import COMMAND, FakeDaemon
+from tests.daemon.harness import COMMAND, WITHIN, FakeDaemon
 from tests.support import needs
 
 if TYPE_CHECKING:
@@ -85,40 +85,19 @@ def test_an_older_daemon_is_replaced(
     daemon: FakeDaemon, older: dict[str, object], way: str
 ) -> None:
     daemon.configure(**older)
-    command = (*COMMAND,)
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as old:
-        with daemon_up(daemon):
-            daemon.configure()
-            with getattr(daemon, way)() as connection:
-                assert connection.identity["version"] == __version__
-                assert connection.call("daemon.status")["version"] == __version__
-                assert connection.daemon_pid != old.pid
-        assert old.wait(10) == 0
-
-
-def daemon_up(daemon: FakeDaemon) -> socket.socket:
-    """Return a connection to the daemon, made as soon as it listens."""
-    from tests.support import waiting
-
-    def listens() -> bool:
-        probe = socket.socket(socket.AF_UNIX)
-        try:
-            probe.connect(daemon.places.socket)
-        except OSError:
-            return False
-        finally:
-            probe.close()
-        return True
-
-    waiting.until(listens, "a daemon that listens")
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(daemon.places.socket)
-    return connection
+    with subprocess.Popen(COMMAND, stderr=subprocess.DEVNULL) as old:
+        daemon.wait_until_it_listens()
+        daemon.configure()
+        with getattr(daemon, way)() as connection:
+            assert connection.identity["version"] == __version__
+            assert connection.call("daemon.status")["version"] == __version__
+            assert connection.daemon_pid != old.pid
+        assert old.wait(WITHIN) == 0
 
 
 def test_a_newer_daemon_is_left_alone(daemon: FakeDaemon) -> None:
     daemon.configure(version="99.0")
-    with pytest.raises(client.RemoteError, match="version 99.0, newer than this") as told:
+    with pytest.raises(client.RemoteError, match=r"version 99\.0, newer than this") as told:
         daemon.start()
     assert told.value.exit_code == 7
     pid = daemon.lock_owner()

@@ -8,14 +8,13 @@ import resource
 import signal
 import stat
 import subprocess
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from envstack import __version__, client
-from tests.daemon.harness import COMMAND, WITHIN, FakeDaemon, Raw
+from tests.daemon.harness import COMMAND, WITHIN, FakeDaemon
 from tests.support import needs, waiting
 
 if TYPE_CHECKING:
@@ -153,20 +152,14 @@ def test_a_second_daemon_says_that_there_is_one(daemon: FakeDaemon) -> None:
 def test_one_home_has_one_daemon_whatever_the_runtime_directory(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with FakeDaemon(home, monkeypatch) as here:
+    with FakeDaemon(home / "data" / "envstack", monkeypatch) as here:
         here.start().close()
         monkeypatch.delenv("ENVSTACK_HOME")
-        data_home = home.with_name(f"{home.name}-data")
-        data_home.mkdir()
-        try:
-            (data_home / "envstack").symlink_to(home)
-            monkeypatch.setenv("XDG_DATA_HOME", str(data_home))
-            monkeypatch.setenv("XDG_RUNTIME_DIR", str(data_home))
-            second = subprocess.run(
-                COMMAND, capture_output=True, text=True, timeout=WITHIN, check=False
-            )
-        finally:
-            subprocess.run(["rm", "-r", str(data_home)], check=True)
+        monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "run"))
+        second = subprocess.run(
+            COMMAND, capture_output=True, text=True, timeout=WITHIN, check=False
+        )
         assert second.returncode == 4
         assert "with a socket elsewhere" in second.stderr
 
@@ -236,7 +229,7 @@ def test_a_daemon_in_the_foreground_logs_there_and_ends_on_a_signal(
     daemon: FakeDaemon, number: signal.Signals
 ) -> None:
     with subprocess.Popen(COMMAND, stderr=subprocess.PIPE, text=True) as process:
-        waiting.until(lambda: os.path.exists(daemon.places.socket), "the socket", WITHIN)
+        daemon.wait_until_it_listens()
         daemon.connect().close()
         process.send_signal(number)
         _, said = process.communicate(timeout=WITHIN)
@@ -308,11 +301,8 @@ def test_a_daemon_does_not_wait_for_ever_for_a_reader(daemon: FakeDaemon) -> Non
 
 def test_a_daemon_that_nobody_needs_ends_by_itself(daemon: FakeDaemon) -> None:
     daemon.configure(linger=0.1)
-    with daemon.start(), daemon.ends():
-        with Raw(daemon.places.socket) as raw:
-            raw.greet()
-        daemon.connect().close()
-        threading.Thread(target=lambda: None).start()
+    with daemon.start() as connection, daemon.ends():
+        connection.close()
     assert "nothing is up and nobody is connected" in daemon.log()
     assert not os.path.exists(daemon.places.socket)
 
@@ -351,6 +341,6 @@ def test_a_starter_that_no_longer_waits_does_not_harm_the_daemon(daemon: FakeDae
     os.close(read_end)
     subprocess.run([*COMMAND, "--ready-fd", str(write_end)], pass_fds=[write_end], check=True)
     os.close(write_end)
-    waiting.until(lambda: os.path.exists(daemon.places.socket), "the socket", WITHIN)
+    daemon.wait_until_it_listens()
     with daemon.connect() as connection:
         assert connection.call("echo") == {}

@@ -39,13 +39,22 @@ HUNT = settings(COMMON, max_examples=150, phases=[Phase.generate], database=None
 pytestmark = pytest.mark.kernel
 
 
+class Throwaway(Sandbox):
+    """A sandbox that leaves nothing, for runs of which there are many in one test."""
+
+    def close(self) -> None:
+        super().close()
+        trees.remove(self.home)
+        trees.remove(self.project)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("propagation")
 def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground) -> None:
     def machine() -> Machine:
         project = ground.fresh("p")
         project.mkdir()
-        subject = Sandbox(ground.fresh("h"), project, LAYERS)
+        subject = Throwaway(ground.fresh("h"), project, LAYERS)
         return Machine(subject, Judge(ground.fresh("j"), *LAYERS.values()))
 
     run_state_machine_as_test(machine, settings=CHOSEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -51,10 +52,8 @@ def test_what_is_answered_is_read_back(message: Response | Failure | Notificatio
 @given(st.binary() | values.map(lambda value: json.dumps(value).encode()))
 def test_any_line_is_a_message_or_a_protocol_error(line: bytes) -> None:
     for decode in (messages.decode_request, messages.decode_answer):
-        try:
-            decode(line)
-        except ProtocolError as error:
-            assert error.code in (messages.PARSE_ERROR, messages.INVALID_REQUEST)
+        with contextlib.suppress(ProtocolError):
+            assert messages.encode(decode(line)).endswith(b"}\n")
 
 
 @pytest.mark.parametrize(
@@ -111,11 +110,10 @@ def test_lines_come_out_whole_however_they_went_in(lines: list[bytes], data: st.
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_a_line_over_the_bound_is_refused_after_those_before_it(end: bytes) -> None:
-    splitter, seen = Lines(limit=4), []
+    lines = Lines(limit=4).feed(b"1234\n12345" + end)
+    assert next(lines) == b"1234"
     with pytest.raises(LineTooLongError):
-        for line in splitter.feed(b"1234\n12345" + end):
-            seen.append(line)  # noqa: PERF402
-    assert seen == [b"1234"]
+        next(lines)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def _environment(pid: int) -> list[bytes]:
 
 def _command(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return "gone since"
+    return b" ".join(words).decode(errors="replace")

@@ -323,9 +323,7 @@ class Machine(RuleBasedStateMachine):
     def _new(self, data: st.DataObject) -> bytes:
         """Draw a path in any directory, which may be taken."""
         name = data.draw(NAMES, label="name")
-        parents = [
-            path for path in [b"", *self._old("dir")] if len(path) + len(name) < LONGEST
-        ]
+        parents = [path for path in [b"", *self._old("dir")] if len(path) + len(name) < LONGEST]
         return data.draw(st.sampled_from(parents), label="in") + b"/" + name
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Any, Self
 
+from envstack.client import connect_or_start
 from envstack.rpc.places import places
-from tests.support import trees, waiting
+from tests.support import waiting
 from tests.support.edits import apply
 
 if TYPE_CHECKING:
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from tests.support.edits import Edit
 
 Json = dict[str, Any]
+
+DAEMON = (
+    sys.executable,
+    "-c",
+    "import os, sys; from envstack.daemon.process import main;"
+    "sys.exit(main(os.environ, int(sys.argv[2])))",
+)
 
 
 class Sandbox:
@@ -92,16 +101,25 @@ class Sandbox:
         return rows
 
     def call(self, method: str, **params: object) -> Any:
-        """Call any method, starting the daemon if none runs. Raises what the daemon answered."""
-        if self._client is None:
-            self._client = self._connect()
-        return self._client.call(method, params)
+        """Call any method, starting the daemon if none runs. Raises RemoteError as it answers."""
+        return self.client.call(method, params)
 
     @property
-    def daemon_pid(self) -> int:
-        """The process that answers."""
-        pid: int = self.call("daemon.status")["pid"]
-        return pid
+    def client(self) -> Client:
+        """A connection to the daemon, which is started if none runs."""
+        if self._client is None:
+            where = f"ENVSTACK_HOME={self.home}"
+            self._client = connect_or_start(
+                places({"ENVSTACK_HOME": str(self.home)}, os.geteuid()),
+                ("env", where, *DAEMON),
+            )
+        return self._client
+
+    def disconnect(self) -> None:
+        """Close the connection; the daemon goes on, and the next call connects anew."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def kill_daemon(self) -> None:
         """SIGKILL the daemon and wait for its end; the next call starts another."""
@@ -113,6 +131,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Delete the environment, end the daemon, and make sure that nothing is mounted."""
+        self.disconnect()  # another sandbox may have ended the daemon that was known here
         if self.home.exists():
             if any(row["stack"] == str(self.stack) for row in self.environments()):
                 self.down(purge=True)
@@ -123,25 +142,16 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-        trees.remove(self.home)
-
-    def _connect(self) -> Client:
-        from envstack.client import connect_or_start
-
-        return connect_or_start(places({"ENVSTACK_HOME": str(self.home)}, os.getuid()))
+        try:
+            self.close()
+        finally:
+            self.disconnect()
 
     def _env(self, method: str, **params: object) -> Json:
         answer: Json = self.call(f"env.{method}", stack=str(self.stack), **params)
         return answer
 
     def _end(self, number: int) -> None:
-        pid = self.daemon_pid
+        pid = self.client.daemon_pid
         self.disconnect()
         waiting.kill(pid, number, f"the daemon {pid}")
-
-    def disconnect(self) -> None:
-        """Close the connection; the daemon goes on, and the next call connects anew."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None

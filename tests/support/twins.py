@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +55,7 @@ class Twins:
                 self._take(path)
 
     def rename(self, old: bytes, new: bytes) -> None:
-        """Move `old` to `new` as mv(1) does: by rename(2), by copying where that says EXDEV."""
+        """Move `old` to `new` by rename(2), by copying the whole where that answers EXDEV."""
 
         def operation(root: bytes) -> None:
             os.rename(root + old, root + new)
@@ -72,7 +71,7 @@ class Twins:
             return
         assert not movable, "EXDEV for a directory that is all of this upper"
         if judged is None:
-            subprocess.run(["mv", "-fT", "--", self.merged + old, self.merged + new], check=True)
+            _move_by_copying(_path(self.merged + old), _path(self.merged + new))
             self._renew(new)
 
     def _copy_up(self, path: bytes) -> None:
@@ -117,6 +116,14 @@ def _attempt(operation: Operation, root: bytes) -> int | None:
 
 def _name(outcome: int | None) -> str:
     return "success" if outcome is None else errno.errorcode[outcome]
+
+
+def _move_by_copying(old: Path, new: Path) -> None:
+    """Do what programs do after EXDEV; mv(1) 9.1 is none of them, it renames file by file."""
+    if new.is_dir():
+        new.rmdir()
+    trees.duplicate(old, new)
+    trees.remove(old)
 
 
 def _path(path: bytes) -> Path:
