@@ -17,7 +17,7 @@ Each carries a brief (its message), a hint what to do, a kind for programs and a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from envstack.model import Holder
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class EnvstackError(Exception):
     """The root. `message` is one sentence, `hint` one more, or empty, on what to do about it."""
 
-    kind: ClassVar[str] = "failed"
-    exit_code: ClassVar[int] = 1
+    kind: str = "failed"
+    exit_code: int = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -38,10 +38,6 @@ class ConnectionEnded(NoDaemon):
 class RemoteError(EnvstackError):
     """What the daemon answered; kind, exit code and details are those that came over the wire."""
 
-    # Of the class elsewhere in the tree; here each answer has its own.
-    kind: str  # type: ignore[misc]
-    exit_code: int  # type: ignore[misc]
-
     def __init__(self, message: str, data: messages.Json) -> None:
         """Take `data` as `{kind, hint, exit}` and more; what is missing counts as a failure."""
         super().__init__(message, str(data.get("hint", "")))

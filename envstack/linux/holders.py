@@ -44,8 +44,8 @@ def find_holders(mount: Mount, *, ignore: frozenset[int]) -> tuple[Holder, ...]:
     whose id is in `ignore` are passed over, and with them namespaces that nobody else is in. A copy
     of the mount in another namespace is named by a process there, and is no holder where
     propagation takes it along with the original. A path is as the kernel shows it, the mount's own
-    where it shows none (an inotify watch, a path longer than it can tell). Needs root to see all, and
-    `mount` to be there still: the device number of a superblock that is gone is soon another's.
+    where it shows none (an inotify watch, a path longer than it can tell). Needs root to see all,
+    and `mount` to be there still: the device number of a superblock that is gone is soon another's.
     """
     own = read_mounts()
     tasks, foreign = _survey(own, ignore)

@@ -47,7 +47,7 @@ MS_SHARED = 1 << 20
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 
-STATX_MNT_ID = 0x1000
+AT_STATX_DONT_SYNC = 0x4000
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -224,16 +224,18 @@ def unshare(flags: int) -> None:
 def mount_id(path: bytes, *, dir_fd: int = AT_FDCWD) -> int:
     """Return the id of the mount that `path` lies on, as mountinfo has it (statx(2), Linux 5.8).
 
-    An empty `path` means the file under `dir_fd`; a last symbolic link is followed.
+    An empty `path` means the file under `dir_fd`; a last symbolic link is followed. No file system
+    is asked anything: the kernel tells the mount id whatever the mask, and a FUSE server refuses
+    other users but for an empty one.
     """
     buffer = _Statx()
-    flags = AT_EMPTY_PATH if not path else 0
+    flags = AT_STATX_DONT_SYNC | (AT_EMPTY_PATH if not path else 0)
     _check(
         _libc.statx(
             ctypes.c_int(dir_fd),
             path,
             ctypes.c_int(flags),
-            ctypes.c_uint(STATX_MNT_ID),
+            ctypes.c_uint(0),
             ctypes.byref(buffer),
         ),
         f"statx {os.fsdecode(path)}",

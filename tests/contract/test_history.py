@@ -319,7 +319,9 @@ def test_to_end_twice_is_to_end_once(story: Tell) -> None:
 
 
 def test_the_root_is_as_the_topmost_layer_has_it(story: Tell) -> None:
-    told = story(base=[chmod(".", 0o711), chown(".", 1, 2)], top=[chmod(".", 0o2750)])
+    told = story(
+        base=[chmod(".", 0o711), chown(".", 1, 2)], top=[chown(".", 5, 6), chmod(".", 0o2750)]
+    )
     root = told.sandbox.merged
     assert stat.S_IMODE(root.stat().st_mode) == 0o2750
     told.edit(chmod(".", 0o1775), chown(".", 3, 4))

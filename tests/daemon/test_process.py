@@ -18,7 +18,7 @@ from tests.daemon.harness import COMMAND, WITHIN, FakeDaemon
 from tests.support import needs, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 STRANGER = 12345
@@ -307,24 +307,40 @@ def test_a_daemon_that_nobody_needs_ends_by_itself(daemon: FakeDaemon) -> None:
     assert not os.path.exists(daemon.places.socket)
 
 
+@pytest.fixture
+def clock(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Wait, as long as it takes a daemon that lingers for a second to end."""
+
+    def wait() -> None:
+        with monkeypatch.context() as patch, FakeDaemon(home / "clock", patch, linger=1.0) as idle:
+            idle.start().close()
+            with idle.ends():
+                pass
+
+    return wait
+
+
 def test_a_daemon_stays_while_an_environment_is_up(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    daemon: FakeDaemon, clock: Callable[[], None]
 ) -> None:
-    with (
-        FakeDaemon(home / "idle", monkeypatch, linger=1.0) as idle,
-        FakeDaemon(home / "busy", monkeypatch, linger=0.1) as busy,
-    ):
-        with busy.start() as connection:
-            connection.call("keep_up", {"names": ["web"]})
-        # The end of one that lingers ten times as long is the clock.
-        monkeypatch.setenv("ENVSTACK_HOME", os.fsdecode(idle.places.home))
-        idle.configure(linger=1.0)
-        idle.start().close()
-        with idle.ends():
-            pass
-        with busy.connect() as connection, busy.ends() as pid:
-            assert connection.daemon_pid == pid
-            connection.call("keep_up", {"names": []})
+    daemon.configure(linger=0.1)
+    with daemon.start() as connection:
+        connection.call("keep_up", {"names": ["web"]})
+    clock()
+    with daemon.connect() as connection, daemon.ends() as pid:
+        assert connection.daemon_pid == pid
+        connection.call("keep_up", {"names": []})
+        connection.close()
+
+
+def test_a_daemon_stays_while_somebody_is_connected(
+    daemon: FakeDaemon, clock: Callable[[], None]
+) -> None:
+    daemon.configure(linger=0.1)
+    with daemon.start() as connection:
+        clock()
+        with daemon.ends():
+            assert connection.call("echo") == {}
             connection.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from envstack import __version__
 from envstack.rpc import messages
-from tests.daemon.harness import FakeDaemon
+from tests.daemon.harness import WITHIN, FakeDaemon
 from tests.support import needs, waiting
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def test_another_user_is_refused(daemon: FakeDaemon, home: Path) -> None:
             os.setgid(NOBODY)
             os.setuid(NOBODY)
             with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.settimeout(WITHIN)
                 stranger.connect("daemon.sock")
                 while data := stranger.recv(4096):
                     os.write(write_end, data)

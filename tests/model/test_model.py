@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support import trees
 from tests.support.edits import apply
 from tests.support.judge import Judge
-from tests.support.machine import LAYERS, Machine
+from tests.support.machine import LAYERS, explore
 from tests.support.reference import Reference
 from tests.support.sandbox import Sandbox
 
@@ -28,6 +27,7 @@ COMMON = settings(
     deadline=None,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
+    phases=[Phase.reuse, Phase.generate, Phase.shrink],
 )
 QUICK = settings(COMMON, max_examples=15, stateful_step_count=40)
 LONG = settings(COMMON, max_examples=1000, stateful_step_count=100)
@@ -51,27 +51,30 @@ class Throwaway(Sandbox):
 @pytest.mark.slow
 @pytest.mark.usefixtures("propagation")
 def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground) -> None:
-    def machine() -> Machine:
+    def begin() -> tuple[Sandbox, Judge]:
         project = ground.fresh("p")
         project.mkdir()
         subject = Throwaway(ground.fresh("h"), project, LAYERS)
-        return Machine(subject, Judge(ground.fresh("j"), *LAYERS.values()))
+        return subject, Judge(ground.fresh("j"), *LAYERS.values())
 
-    run_state_machine_as_test(machine, settings=CHOSEN)
+    explore(begin, CHOSEN)
 
 
-def reference(ground: Ground, kind: type[Reference]) -> Machine:
-    place = ground.fresh("r")
-    place.mkdir()
-    for name, edits in LAYERS.items():
-        (place / name).mkdir()
-        (place / name).chmod(0o755)
-        apply(place / name, *edits)
-    return Machine(kind(place, list(LAYERS)), Judge(ground.fresh("j"), *LAYERS.values()))
+def explore_by_hand(ground: Ground, kind: type[Reference], how: settings) -> None:
+    def begin() -> tuple[Reference, Judge]:
+        place = ground.fresh("r")
+        place.mkdir()
+        for name, edits in LAYERS.items():
+            (place / name).mkdir()
+            (place / name).chmod(0o755)
+            apply(place / name, *edits)
+        return kind(place, list(LAYERS)), Judge(ground.fresh("j"), *LAYERS.values())
+
+    explore(begin, how)
 
 
 def test_the_model_holds_for_overlayfs_by_hand(ground: Ground) -> None:
-    run_state_machine_as_test(lambda: reference(ground, Reference), settings=QUICK)
+    explore_by_hand(ground, Reference, QUICK)
 
 
 class ForgetsTheRoot(Reference):
@@ -122,4 +125,4 @@ class LosesWhatIsNotSealed(Reference):
 )
 def test_the_model_finds_what_is_wrong(ground: Ground, kind: type[Reference]) -> None:
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(lambda: reference(ground, kind), settings=HUNT)
+        explore_by_hand(ground, kind, HUNT)

@@ -12,14 +12,23 @@ import subprocess
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.support import trees
 from tests.support.edits import chown, link, mkdir, write
 from tests.support.twins import Twins
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from hypothesis import settings
 
     from tests.support.edits import Edit
     from tests.support.judge import Judge
@@ -325,6 +334,16 @@ class Machine(RuleBasedStateMachine):
         name = data.draw(NAMES, label="name")
         parents = [path for path in [b"", *self._old("dir")] if len(path) + len(name) < LONGEST]
         return data.draw(st.sampled_from(parents), label="in") + b"/" + name
+
+
+def explore(begin: Callable[[], tuple[Subject, Judge]], how: settings) -> None:
+    """Run the machine many times, each on a subject and a judge that `begin` has just made."""
+
+    class Run(Machine):
+        def __init__(self) -> None:
+            super().__init__(*begin())
+
+    run_state_machine_as_test(Run, settings=how)
 
 
 def _creation(path: bytes, content: bytes, mode: int) -> Operation:

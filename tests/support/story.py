@@ -58,6 +58,6 @@ class Story:
         return revs
 
     def see_all_again(self) -> None:
-        """Visit every point of history, oldest first, then newest first."""
-        for rev in [*self.judge.revs, *reversed(self.judge.revs)]:
+        """Visit every point of history, newest first, then oldest first; stay at the newest."""
+        for rev in [*reversed(self.judge.revs), *self.judge.revs]:
             self.rollback(rev, discard=True)

@@ -1,0 +1,97 @@
+"""What is wrong with a store at rest: its database, its directories, and how the two agree.
+
+Reads `meta.db` and the directories with code of its own, as a judge of envstack's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from tests.support import waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Row = dict[str, Any]
+
+
+class Books:
+    """The store at `home`, read while its daemon goes on."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def wait_until_in_order(self) -> None:
+        """Wait for the work in the background, and fail if it leaves anything that is wrong."""
+        try:
+            waiting.until(lambda: not self.faults(), "a store in order", within=5.0)
+        except TimeoutError:
+            found = self.faults()
+        else:
+            return
+        raise AssertionError("the store is not in order:\n" + "\n".join(found))
+
+    def faults(self) -> list[str]:
+        """Return a line for everything that must not be so when no work is left."""
+        environments, layers, checkpoints = (
+            self._rows(table) for table in ("environment", "layer", "checkpoint")
+        )
+        return [
+            *(f"open intent: {row['transition']}" for row in self._rows("intent")),
+            *(f"not counted: {row['id']}" for row in checkpoints if row["added"] is None),
+            *_wrong_states(environments, layers, checkpoints),
+            *_wrong_spares(environments, layers),
+            *self._wrong_directories(layers),
+        ]
+
+    def _rows(self, table: str) -> list[Row]:
+        with closing(sqlite3.connect(f"file:{self._home}/meta.db?mode=ro", uri=True)) as database:
+            database.row_factory = sqlite3.Row
+            return [dict(row) for row in database.execute(f"SELECT * FROM {table}")]
+
+    def _wrong_directories(self, layers: list[Row]) -> Iterator[str]:
+        for name in os.listdir(self._home / "staging"):
+            yield f"left in staging: {name}"
+        if (self._home / "lost+found").exists():
+            yield f"in lost+found: {os.listdir(self._home / 'lost+found')}"
+        wanted = {row["id"]: row for row in layers if row["kind"] != "dir"}
+        there = set(os.listdir(self._home / "layers"))
+        for name in sorted(there - wanted.keys()):
+            yield f"a directory without a row: {name}"
+        for name in sorted(wanted.keys() - there):
+            yield f"a row without a directory: {wanted[name]}"
+        for name in sorted(wanted.keys() & there):
+            parts = {"fs", "layer.json"}
+            if wanted[name]["state"] in {"spare", "upper"}:
+                parts.add("work")
+            found = set(os.listdir(self._home / "layers" / name))
+            if found != parts:
+                yield f"layer {name} ({wanted[name]['state']}) consists of {sorted(found)}"
+
+
+def _wrong_states(environments: list[Row], layers: list[Row], checkpoints: list[Row]) -> list[str]:
+    states = {row["id"]: row["state"] for row in layers if row["state"] != "spare"}
+    expected = {layer: "sealed" for row in checkpoints for layer in json.loads(row["chain"])}
+    for row in environments:
+        for layer in (*json.loads(row["base"]), *json.loads(row["lowers"])):
+            expected[layer] = "sealed"
+        expected[row["upper"]] = "upper"
+    return [
+        f"layer {layer} is {states.get(layer)}, and should be {expected.get(layer)}"
+        for layer in sorted(states.keys() | expected.keys())
+        if states.get(layer) != expected.get(layer)
+    ]
+
+
+def _wrong_spares(environments: list[Row], layers: list[Row]) -> Iterator[str]:
+    wanted = {row["id"]: row["wanted"] for row in environments}
+    spares = [row["env"] for row in layers if row["state"] == "spare"]
+    for env in sorted(wanted.keys() | set(spares)):
+        count = spares.count(env)
+        if count > 1 or (count and env not in wanted) or (not count and wanted[env]):
+            yield f"environment {env} (wanted: {wanted.get(env)}) has {count} spare uppers"

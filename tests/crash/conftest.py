@@ -1,0 +1,46 @@
+"""What the crash tests share: a process that forks daemons, and sandboxes of such daemons."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.crash.crashbox import Crashbox
+from tests.crash.nursery import Nursery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.ground import Ground
+
+
+@pytest.fixture(scope="session")
+def nursery(ground: Ground) -> Iterator[Nursery]:
+    """The process that forks this session's daemons."""
+    with Nursery() as process:
+        yield process
+
+
+@pytest.fixture
+def make_crashbox(
+    ground: Ground, home: Path, nursery: Nursery, filesystem: Callable[[str], Path]
+) -> Iterator[Callable[..., Crashbox]]:
+    """`make_crashbox()`, or with a store elsewhere than in `home`.
+
+    It depends on `filesystem` so that a store on one is closed before it is unmounted.
+    """
+    with ExitStack() as stack:
+
+        def make(store: Path = home) -> Crashbox:
+            return stack.enter_context(Crashbox(ground.fresh("c"), store, nursery))
+
+        yield make
+
+
+@pytest.fixture
+def crashbox(make_crashbox: Callable[..., Crashbox]) -> Crashbox:
+    """A project whose environment is not up yet."""
+    return make_crashbox()

@@ -1,0 +1,291 @@
+"""A sandbox whose daemon is killed at will, and what must be true of it whatever happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from envstack.client import NotRunning, RemoteError, connect
+from envstack.errors import NoDaemon
+from envstack.linux import syscalls
+from envstack.rpc.places import places
+from tests.crash.books import Books
+from tests.crash.daemon import KILL, RECORD, Order, Orders
+from tests.support import trees, waiting
+from tests.support.edits import apply, chmod, mkdir, remove, rename, write
+from tests.support.judge import Judge
+from tests.support.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from envstack.client import Client
+    from tests.crash.nursery import Nursery
+    from tests.support.edits import Edit
+    from tests.support.trees import Tree
+
+UP, DOWN, ABSENT = "up", "down", "absent"
+
+LAYERS: dict[str, list[Edit]] = {
+    "bottom": [
+        write("covered", "never seen\n"),
+        write("kept", "from the bottom\n"),
+        mkdir("lib"),
+        write("lib/one", "one\n"),
+        write("lib/two", "two\n"),
+    ],
+    "top": [
+        write("covered", "covers\n", 0o755),
+        mkdir("more", 0o700),
+        write("more/file", "on top\n"),
+        lambda root: os.symlink("../covered", root / "more" / "symlink"),
+        lambda root: os.setxattr(root / "covered", "user.a", b"top"),
+    ],
+}
+
+FIRST = (write("first", "1\n"), remove("more/file"), chmod("covered", 0o700))
+SECOND = (remove("lib"), mkdir("lib"), write("lib/three", "3\n"), remove("first"))
+THIRD = (write("kept", "third\n"), remove("lib/three"), rename("covered", "found"))
+"""Edits before the first, the second and the next checkpoint: whiteouts, copy-ups, an opaque
+directory."""
+
+AFTER_CRASH = (write("while nobody watched", "mine\n"), write("kept", "mine too\n"))
+"""What the user does while no daemon runs."""
+
+Outcome = tuple[str, "Tree"]
+"""A state and the merged tree; for a state that has none, the one that `up` brings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a crash may leave: an outcome of these, the last being that of the operation done.
+
+    `born` is the tree of the checkpoint that may have been made.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    born: Tree | None = None
+
+    @property
+    def trees(self) -> list[Tree]:
+        """The trees that may be seen."""
+        return [tree for _state, tree in self.outcomes]
+
+
+class Crashbox(Sandbox):
+    """`known` holds the trees of the checkpoints that were made, and the base's, in order."""
+
+    def __init__(self, place: Path, home: Path, nursery: Nursery) -> None:
+        """Make `place`, for the project and the copies of its trees; `home` is made later."""
+        place.mkdir()
+        project = place / "project"
+        project.mkdir(mode=0o755)
+        super().__init__(home, project, LAYERS)
+        self.place = place
+        self.judge = Judge(place / "judge", *LAYERS.values())
+        self.known: dict[str, Tree] = {"base": self.judge.now()}
+        self.orders = Orders(place / "orders")
+        self.books = Books(home)
+        self._nursery = nursery
+        self._environ = {"ENVSTACK_HOME": str(home)}
+
+    def start(self) -> dict[str, Any] | None:
+        """Start a daemon; return what it said, None if it died in its start."""
+        return self._nursery.start(self._environ, self.orders.path)
+
+    def edit(self, *edits: Edit) -> None:
+        """Change the merged tree, and the judge's alike."""
+        apply(self.merged, *edits)
+        apply(self.judge.plain, *edits)
+
+    def remember(self, checkpoint: str) -> Tree:
+        """Keep what the judge's tree is now as that of `checkpoint`, and return it."""
+        self.known[checkpoint] = self.judge.now()
+        return self.known[checkpoint]
+
+    def shown(self) -> Tree:
+        """Return the merged tree."""
+        return trees.snapshot(self.merged)
+
+    @contextmanager
+    def death(self) -> Iterator[Callable[[], bool]]:
+        """Yield a question: has the daemon that runs now died?"""
+        pidfd = os.pidfd_open(self.daemon_pid)
+        try:
+            yield lambda: _is_dead(pidfd)
+        finally:
+            os.close(pidfd)
+
+    def kill_at(self, order: Order, act: Callable[[], object]) -> bool:
+        """Act while the daemon is to kill itself, wait for its death; tell whether it answered."""
+        with self.death() as is_dead:
+            self.orders.give(order)
+            answered = self.attempt(act)
+            waiting.until(is_dead, f"the daemon's death at {order}")
+        self.disconnect()
+        self.orders.withdraw()
+        return answered
+
+    def attempt(self, act: Callable[[], object]) -> bool:
+        """Act; tell whether an answer came before the daemon's death."""
+        try:
+            act()
+        except RemoteError:
+            raise
+        except NoDaemon:
+            return False
+        return True
+
+    def record(self, act: Callable[[], object]) -> list[str]:
+        """Act, wait until the work in the background is done, and return the steps announced."""
+        self.orders.give(Order(RECORD))
+        act()
+        self.books.wait_until_in_order()
+        self.orders.withdraw()
+        return self.orders.seen()
+
+    def recover_under_fire(self) -> int:
+        """Start daemons, each killed one announcement later, until one lives; return how many died.
+
+        The last one is alive when this returns, and has done its work in the background.
+        """
+        for nth in range(1, 100):
+            self.orders.give(Order(KILL, nth=nth))
+            if self.start() is not None and self._comes_to_rest():
+                self.orders.withdraw()
+                return nth - 1
+            self.disconnect()
+        raise AssertionError("no daemon ever lived")
+
+    def _comes_to_rest(self) -> bool:
+        try:
+            with self.death() as is_dead:
+                waiting.until(lambda: is_dead() or not self.books.faults(), "rest or death")
+                return not is_dead()
+        except NoDaemon:
+            return False
+
+    def work_on(self) -> Tree | None:
+        """Write as the user does who has noticed nothing; return the tree, None if he could not."""
+        if not self.mounts():
+            return None
+        try:
+            apply(self.merged, *AFTER_CRASH)
+        except OSError:
+            return None
+        return self.shown()
+
+    def power_off(self) -> None:
+        """Take away what does not outlive the machine: the daemon and its mounts."""
+        for point in self.mounts():
+            syscalls.umount(os.fsencode(point), syscalls.MNT_DETACH)
+        assert not self.mounts()
+
+    def mounts(self) -> list[str]:
+        """Return where environments are mounted in this namespace, once a mount."""
+        return [
+            line.split(" ")[4]
+            for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            if " - overlay envstack:" in line
+        ]
+
+    def check(self, expected: Expected, written: Tree | None = None) -> None:
+        """Check every promise after a crash, and that life goes on.
+
+        `written` is the merged tree as the user left it, if he went on working meanwhile.
+        """
+        log = self._check_outcome(expected, written)
+        for row in log:
+            if row["id"] not in self.known:
+                assert expected.born is not None, f"a checkpoint nobody asked for: {row}"
+                self.known[row["id"]] = expected.born
+        assert {row["id"] for row in log} == self.known.keys() - {"base"}
+        self._check_going_on()
+        self._check_history()
+        assert " ERROR " not in (self.home / "daemon.log").read_text()
+
+    def _check_outcome(self, expected: Expected, written: Tree | None) -> list[Any]:
+        """Check what is mounted and shown, bring it up, and return the log as it was found."""
+        state = self.state()
+        allowed = [tree for found, tree in expected.outcomes if found == state]
+        assert allowed, f"{state} is none of {[found for found, _tree in expected.outcomes]}"
+        assert self.mounts() == ([str(self.merged)] if state == UP else [])
+        if state == ABSENT:
+            self.books.wait_until_in_order()
+        log = [] if state == ABSENT else self.log()
+        if state == ABSENT:
+            self.known = {"base": self.known["base"]}
+        elif state == DOWN:
+            assert not self.merged.exists() or not os.listdir(self.merged)
+        if state != UP:
+            self.up()
+        tree_is_one_of(self.shown(), [written] if written else allowed)
+        return log
+
+    def _check_going_on(self) -> None:
+        """Write, checkpoint, and see the store in order."""
+        apply(self.merged, write("after the crash", "and on\n"))
+        tree = self.shown()
+        self.known[self.checkpoint("going on")["id"]] = tree
+        tree_is_one_of(self.shown(), [tree])
+        assert self.mounts() == [str(self.merged)]
+        self.books.wait_until_in_order()
+
+    def _check_history(self) -> None:
+        """Roll back to everything that was ever sealed."""
+        for rev, tree in reversed(self.known.items()):
+            self.rollback(rev)
+            tree_is_one_of(self.shown(), [tree])
+        assert {row["id"] for row in self.log()} == self.known.keys() - {"base"}
+        self.books.wait_until_in_order()
+
+    def state(self) -> str:
+        """Return `up`, `down`, `degraded` or `absent`."""
+        rows = [row["state"] for row in self.environments() if row["stack"] == str(self.stack)]
+        return str(rows[0]) if rows else ABSENT
+
+    def close(self) -> None:
+        """End the daemon, and take away all that is there, whatever the test left."""
+        self.orders.withdraw()
+        self.disconnect()
+        try:
+            client = connect(self._places())
+        except NoDaemon:
+            pass
+        else:
+            with client:
+                waiting.kill(client.daemon_pid, signal.SIGKILL, "the daemon")
+        self.power_off()
+        trees.remove(self.place)
+
+    def _places(self) -> Any:
+        return places(self._environ, os.getuid())
+
+    def _connect(self) -> Client:
+        try:
+            return connect(self._places())
+        except NotRunning:
+            verdict = self.start()
+        assert verdict == {"ready": True}, f"the daemon did not start: {verdict}"
+        return connect(self._places())
+
+    def __enter__(self) -> Self:
+        return self
+
+
+def tree_is_one_of(tree: Tree, allowed: list[Tree]) -> None:
+    """Fail, with every difference named, unless `tree` is the same as one of `allowed`."""
+    found = [trees.differences(tree, other) for other in allowed]
+    if all(found):
+        raise AssertionError("\nand: ".join("\n".join(["shown (left):", *rows]) for rows in found))
+
+
+def _is_dead(pidfd: int) -> bool:
+    import select
+
+    return bool(select.select([pidfd], [], [], 0)[0])

@@ -1,0 +1,165 @@
+"""The operations that a daemon is killed in, and what each of them announces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from envstack.environment.steps import Step
+from tests.crash.crashbox import ABSENT, DOWN, FIRST, SECOND, THIRD, UP, Crashbox, Expected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.trees import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`prepare` makes the world before it, and says what may be after a crash in `act`.
+
+    `steps` is the recording of what it announces, its work in the background included; a test
+    holds it against a new recording.
+    """
+
+    name: str
+    prepare: Callable[[Crashbox], Expected]
+    act: Callable[[Crashbox], object]
+    steps: tuple[Step, ...]
+
+    @property
+    def is_swap(self) -> bool:
+        """Whether it exchanges the mount."""
+        return Step.DETACH in self.steps
+
+    def points(self) -> Iterator[tuple[Step, int]]:
+        """Yield each announcement: a step, and which one of that step it is."""
+        for step, count in Counter(self.steps).items():
+            for nth in range(1, count + 1):
+                yield step, nth
+
+
+def _nothing(box: Crashbox) -> Expected:
+    box.environments()
+    base = box.known["base"]
+    return Expected(((ABSENT, base), (DOWN, base), (UP, base)))
+
+
+def _nothing_to_copy(box: Crashbox) -> Expected:
+    top = {"name": "top", "dir": "top", "copy": True}
+    box.declare({"layers": [{"name": "bottom", "dir": "bottom"}, top]})
+    return _nothing(box)
+
+
+def _history(box: Crashbox) -> tuple[Tree, Tree]:
+    """Bring it up with two checkpoints and nothing after them; return their trees."""
+    box.up()
+    box.edit(*FIRST)
+    first = box.remember(box.checkpoint("first", tag="first")["id"])
+    box.edit(*SECOND)
+    second = box.remember(box.checkpoint("second", tag="second")["id"])
+    box.books.wait_until_in_order()
+    return first, second
+
+
+def _checkpoint_of_nothing(box: Crashbox) -> Expected:
+    _first, second = _history(box)
+    return Expected(((UP, second),), born=second)
+
+
+def _rollback_of_nothing(box: Crashbox) -> Expected:
+    _first, second = _history(box)
+    return Expected(((UP, second),))
+
+
+def _clean(box: Crashbox) -> Expected:
+    first, second = _history(box)
+    return Expected(((UP, second), (UP, first)))
+
+
+def _changes(box: Crashbox) -> tuple[Tree, Tree, Tree]:
+    """Bring it up with two checkpoints and changes after them; return the three trees."""
+    first, second = _history(box)
+    box.edit(*THIRD)
+    return first, second, box.judge.now()
+
+
+def _dirty(box: Crashbox) -> Expected:
+    *_sealed, third = _changes(box)
+    return Expected(((UP, third),), born=third)
+
+
+def _dirty_to_save(box: Crashbox) -> Expected:
+    first, _second, third = _changes(box)
+    return Expected(((UP, third), (UP, first)), born=third)
+
+
+def _dirty_to_discard(box: Crashbox) -> Expected:
+    _first, second, third = _changes(box)
+    return Expected(((UP, third), (UP, second)))
+
+
+def _dirty_to_unmount(box: Crashbox) -> Expected:
+    *_sealed, third = _changes(box)
+    return Expected(((UP, third), (DOWN, third)))
+
+
+def _down(box: Crashbox) -> Expected:
+    *_sealed, third = _changes(box)
+    box.down()
+    return Expected(((DOWN, third), (UP, third)))
+
+
+def _dirty_to_delete(box: Crashbox) -> Expected:
+    *_sealed, third = _changes(box)
+    return Expected(((UP, third), (DOWN, third), (ABSENT, box.known["base"])))
+
+
+_UP = (Step.REGISTER, Step.PREPARE, Step.BUILD, Step.ATTACH, Step.COMMIT)
+_SWAP = (
+    *(Step.REGISTER, Step.PREPARE, Step.BUILD, Step.LOCK, Step.BENEATH, Step.DETACH, Step.COMMIT),
+    *(Step.SEAL, Step.RECORD, Step.SPARE),
+)
+_DOWN = (Step.REGISTER, Step.UNMOUNT, Step.COMMIT)
+
+OPERATIONS = (
+    Operation("up", _nothing, Crashbox.up, (Step.STAGE, *_UP, Step.SPARE)),
+    Operation(
+        "up-with-a-copy",
+        _nothing_to_copy,
+        Crashbox.up,
+        (Step.STAGE, Step.COPY, Step.PUBLISH, *_UP, Step.SPARE),
+    ),
+    Operation("up-again", _down, Crashbox.up, (*_UP, Step.SPARE)),
+    Operation("checkpoint", _dirty, Crashbox.checkpoint, (*_SWAP, Step.COUNT)),
+    Operation(
+        "checkpoint-of-nothing", _checkpoint_of_nothing, Crashbox.checkpoint, (Step.COMMIT,)
+    ),
+    Operation(
+        "rollback-with-saved",
+        _dirty_to_save,
+        lambda box: box.rollback("first"),
+        (*_SWAP, Step.COUNT),
+    ),
+    Operation(
+        "rollback-without-changes",
+        _clean,
+        lambda box: box.rollback("first"),
+        (*_SWAP, Step.DELETE),
+    ),
+    Operation(
+        "rollback-with-discard",
+        _dirty_to_discard,
+        lambda box: box.rollback(discard=True),
+        (*_SWAP, Step.DELETE),
+    ),
+    Operation("rollback-of-nothing", _rollback_of_nothing, Crashbox.rollback, (Step.COMMIT,)),
+    Operation("down", _dirty_to_unmount, Crashbox.down, _DOWN),
+    Operation(
+        "purge",
+        _dirty_to_delete,
+        lambda box: box.down(purge=True),
+        (*_DOWN, Step.FORGET, *[Step.DELETE] * 6),
+    ),
+)

@@ -1,0 +1,76 @@
+"""Fixtures of the tests of one environment's life."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.environment.harness import Bystander, Engine
+from tests.support.edits import mkdir, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def make_engine(
+    home: Path, project: Path, filesystem: Callable[[str], Path]
+) -> Iterator[Callable[..., Engine]]:
+    """`make_engine(base=[edits], …, store=…, project=…)` makes a project that is not up yet."""
+    default = project
+    with ExitStack() as stack:
+
+        def make(*, store: Path = home, project: Path = default, **layers: Any) -> Engine:
+            return stack.enter_context(Engine(store, project, layers))
+
+        yield make
+
+
+@pytest.fixture
+def engine(make_engine: Callable[..., Engine]) -> Engine:
+    """An environment that is up: `known` and `dir/inner` are of its only layer."""
+    made = make_engine(
+        base=[write("known", "known\n"), mkdir("dir"), write("dir/inner", "inner\n")]
+    )
+    made.up()
+    return made
+
+
+@pytest.fixture
+def bystander(engine: Engine) -> Iterator[Callable[[], Bystander]]:
+    """`bystander()` starts another process; it ends before the environment does."""
+    with ExitStack() as stack:
+
+        def start() -> Bystander:
+            started = Bystander(engine.merged)
+            stack.callback(started.close)
+            return started
+
+        yield start
+
+
+@pytest.fixture
+def run() -> Callable[..., None]:
+    """`run(PROGRAM, ARGUMENT…)` runs a program, which must succeed."""
+
+    def run(*command: object) -> None:
+        words = [os.fspath(word) if isinstance(word, os.PathLike) else word for word in command]
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def make_small_engine(
+    make_engine: Callable[..., Engine], filesystem: Callable[[str], Path]
+) -> Engine:
+    """An environment that is up, its store on a small file system that nobody else fills."""
+    made = make_engine(store=filesystem("ext4") / "home", base=[write("known", "known\n")])
+    made.up()
+    return made
