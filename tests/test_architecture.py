@@ -62,11 +62,6 @@ MUTATORS = {
 MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 
 
-def room_of(module: str) -> str:
-    """Return the room of a dotted module below envstack; the package itself is `__init__`."""
-    return module.split(".")[0] or "__init__"
-
-
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Yield the line and the dotted name of every import, also of those inside functions."""
     for node in ast.walk(tree):
@@ -75,9 +70,14 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import hides its room"
             if node.module == "envstack":
-                yield from ((node.lineno, f"envstack.{alias.name}") for alias in node.names)
+                yield from ((node.lineno, _member(alias.name)) for alias in node.names)
             else:
                 yield node.lineno, node.module or ""
+
+
+def _member(name: str) -> str:
+    """Return what `from envstack import name` takes: a room, or something of the package's own."""
+    return f"envstack.{name}" if name in ROOMS else "envstack"
 
 
 def import_faults(room: str, tree: ast.Module) -> Iterator[str]:
@@ -86,10 +86,7 @@ def import_faults(room: str, tree: ast.Module) -> Iterator[str]:
     for line, name in imports(tree):
         package, _, rest = name.partition(".")
         if package == "envstack":
-            target = room_of(rest)
-            if target.startswith("__version"):
-                target = "__init__"
-            if target not in allowed:
+            if (rest.split(".")[0] or "__init__") not in allowed:
                 yield f"{line}: {room}/ may not import {name}"
         elif ONLY_IN.get(package, room) != room:
             yield f"{line}: only {ONLY_IN[package]}/ may import {package}"

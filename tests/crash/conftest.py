@@ -26,16 +26,18 @@ def nursery(ground: Ground) -> Iterator[Nursery]:
 
 @pytest.fixture
 def make_crashbox(
-    ground: Ground, home: Path, nursery: Nursery, filesystem: Callable[[str], Path]
+    ground: Ground, nursery: Nursery, filesystem: Callable[[str], Path]
 ) -> Iterator[Callable[..., Crashbox]]:
-    """`make_crashbox()`, or with a store elsewhere than in `home`.
+    """`make_crashbox()` makes a project that is not up yet; `home` is where its store lies.
 
     It depends on `filesystem` so that a store on one is closed before it is unmounted.
     """
     with ExitStack() as stack:
 
-        def make(store: Path = home) -> Crashbox:
-            return stack.enter_context(Crashbox(ground.fresh("c"), store, nursery))
+        def make(home: Path | None = None) -> Crashbox:
+            box = Crashbox(ground.fresh("c"), nursery, home)
+            stack.callback(box.close)
+            return box
 
         yield make
 

@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envstack.daemon import process
@@ -20,6 +19,7 @@ from envstack.daemon.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from envstack.environment.steps import Step
 

@@ -12,6 +12,7 @@ import select
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -62,8 +63,8 @@ def _read(fd: int) -> bytes:
 
 
 def _serve(requests: socket.socket) -> None:
-    import anyio._backends._asyncio  # noqa: F401 - anyio imports it when it runs
-
+    for late in ("anyio._backends._asyncio", "envstack.stackfile.reader"):
+        import_module(late)  # envstack and anyio do so when they first need it
     from tests.crash import daemon
 
     while True:

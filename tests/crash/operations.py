@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envstack.environment.steps import Step
-from tests.crash.crashbox import ABSENT, DOWN, FIRST, SECOND, THIRD, UP, Crashbox, Expected
+from tests.crash.crashbox import ABSENT, DOWN, FIRST, SECOND, THIRD, UP, Crashbox
+from tests.crash.promises import Expected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ class Operation:
     prepare: Callable[[Crashbox], Expected]
     act: Callable[[Crashbox], object]
     steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
     def is_swap(self) -> bool:
@@ -133,9 +137,7 @@ OPERATIONS = (
     ),
     Operation("up-again", _down, Crashbox.up, (*_UP, Step.SPARE)),
     Operation("checkpoint", _dirty, Crashbox.checkpoint, (*_SWAP, Step.COUNT)),
-    Operation(
-        "checkpoint-of-nothing", _checkpoint_of_nothing, Crashbox.checkpoint, (Step.COMMIT,)
-    ),
+    Operation("checkpoint-of-nothing", _checkpoint_of_nothing, Crashbox.checkpoint, (Step.COMMIT,)),
     Operation(
         "rollback-with-saved",
         _dirty_to_save,
@@ -163,3 +165,5 @@ OPERATIONS = (
         (*_DOWN, Step.FORGET, *[Step.DELETE] * 6),
     ),
 )
+
+BY_NAME = {operation.name: operation for operation in OPERATIONS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -58,19 +57,8 @@ def bystander(engine: Engine) -> Iterator[Callable[[], Bystander]]:
 def run() -> Callable[..., None]:
     """`run(PROGRAM, ARGUMENT…)` runs a program, which must succeed."""
 
-    def run(*command: object) -> None:
-        words = [os.fspath(word) if isinstance(word, os.PathLike) else word for word in command]
-        done = subprocess.run(words, check=False, capture_output=True, text=True)
+    def run(*command: str | Path) -> None:
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
     return run
-
-
-@pytest.fixture
-def make_small_engine(
-    make_engine: Callable[..., Engine], filesystem: Callable[[str], Path]
-) -> Engine:
-    """An environment that is up, its store on a small file system that nobody else fills."""
-    made = make_engine(store=filesystem("ext4") / "home", base=[write("known", "known\n")])
-    made.up()
-    return made

@@ -108,7 +108,7 @@ class Engine(Sandbox):
     @property
     def upper(self) -> Path:
         """The directory of the upper."""
-        return self.home / "layers" / self.status()["upper"] / "fs"
+        return self.home / "layers" / str(self.status()["upper"]) / "fs"
 
     def write(self, name: str, content: str = "written\n") -> None:
         """Write a file of the merged tree."""

@@ -86,8 +86,6 @@ def test_a_copy_of_the_mount_made_at_the_worst_moment_cannot_change_a_sealed_lay
     assert trees.snapshot(layer) == before
 
 
-
-
 def test_sealing_waits_for_an_unlinked_file_and_happens_when_it_is_closed(
     engine: Engine, bystander: Start
 ) -> None:

@@ -1,6 +1,7 @@
 """The merged tree is a plain directory with a history, whatever is done to it, in any order.
 
-`ENVSTACK_MODEL=long` runs it for long; a failure prints a blob that `reproduce_failure` takes.
+`ENVSTACK_MODEL=long` runs it for about half an hour. A failure prints what led to it, and a blob
+that `hypothesis.reproduce_failure` takes.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ COMMON = settings(
     phases=[Phase.reuse, Phase.generate, Phase.shrink],
 )
 QUICK = settings(COMMON, max_examples=15, stateful_step_count=40)
-LONG = settings(COMMON, max_examples=1000, stateful_step_count=100)
+LONG = settings(COMMON, max_examples=300, stateful_step_count=80)
 CHOSEN = LONG if os.environ.get("ENVSTACK_MODEL") == "long" else QUICK
 
-HUNT = settings(COMMON, max_examples=150, phases=[Phase.generate], database=None)
+HUNT = settings(COMMON, max_examples=200, phases=[Phase.generate], database=None)
 """For what must be found to be wrong: no shrinking, and it ends with the first find."""
 
 pytestmark = pytest.mark.kernel

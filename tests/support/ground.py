@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,8 @@ class Ground:
             waiting.kill(pid, signal.SIGKILL, f"process {pid}")
         for path in reversed(self._mounts()):
             syscalls.umount(path, syscalls.MNT_DETACH)
+        for name in self._loops():
+            subprocess.run(["losetup", "--detach", f"/dev/{name}"], check=True)
         trees.remove(self.root)
 
     def _mounts(self) -> list[bytes]:

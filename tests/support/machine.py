@@ -218,24 +218,28 @@ class Machine(RuleBasedStateMachine):
 
         self.twins.do(operation, makes=[path])
 
-    @precondition(lambda self: self._old("dir", *LEAVES))
+    @precondition(lambda self: self._old("dir"))
+    @rule(data=st.data(), name=NAMES)
+    def make_a_directory_anew(self, data: st.DataObject, name: bytes) -> None:
+        self._put_directory(self._any(data, "dir"), name)
+
+    @precondition(lambda self: self._old(*LEAVES))
     @rule(data=st.data(), name=NAMES)
     def replace_by_a_directory(self, data: st.DataObject, name: bytes) -> None:
-        path = self._any(data, "dir", *LEAVES)
-        inner = path + b"/" + name
-
-        def operation(root: bytes) -> None:
-            _remove(root + path)
-            os.mkdir(root + path)
-            _creation(inner, b"in a new directory", 0o644)(root)
-
-        if len(inner) <= LONGEST:
-            self.twins.do(operation, makes=[path])
+        self._put_directory(self._any(data, *LEAVES), name)
 
     @precondition(lambda self: self._old("dir", *LEAVES))
     @rule(data=st.data())
     def rename(self, data: st.DataObject) -> None:
         self.twins.rename(self._any(data, "dir", *LEAVES), self._new(data))
+
+    @rule(mode=MODES, uid=IDS)
+    def dress_the_root(self, mode: int, uid: int) -> None:
+        def operation(root: bytes) -> None:
+            os.chown(root, uid, 0)
+            os.chmod(root, mode)
+
+        self.twins.do(operation)
 
     @rule(data=st.data(), mode=MODES)
     def chmod(self, data: st.DataObject, mode: int) -> None:
@@ -316,6 +320,18 @@ class Machine(RuleBasedStateMachine):
         self.the_merged_tree_is_the_plain_tree()
         self.subject.up()
 
+    def _put_directory(self, path: bytes, name: bytes) -> None:
+        """Put a new directory with one file in the place of what is at `path`."""
+        inner = path + b"/" + name
+
+        def operation(root: bytes) -> None:
+            _remove(root + path)
+            os.mkdir(root + path)
+            _creation(inner, b"in a new directory", 0o644)(root)
+
+        if len(inner) <= LONGEST:
+            self.twins.do(operation, makes=[path])
+
     def _stand_on(self, rev: str) -> None:
         self.head = rev
         self.twins.sealed()
@@ -327,7 +343,12 @@ class Machine(RuleBasedStateMachine):
         return [b"/" + trees.ROOT, *below] if "root" in kinds else below
 
     def _any(self, data: st.DataObject, *kinds: str) -> bytes:
-        return data.draw(st.sampled_from(self._old(*kinds)), label="path")
+        """Draw a path of `kinds`, every other time one that a layer below has: there it is hard."""
+        paths = self._old(*kinds)
+        below = self.judge.at(self.head)
+        sealed = [path for path in paths if path[1:] in below]
+        choice = st.sampled_from(paths)
+        return data.draw(st.sampled_from(sealed) | choice if sealed else choice, label="path")
 
     def _new(self, data: st.DataObject) -> bytes:
         """Draw a path in any directory, which may be taken."""

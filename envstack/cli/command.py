@@ -1,0 +1,71 @@
+"""What every command has in common: how its arguments are taken, `--json`, Ctrl-C."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from envstack.cli.output import Output
+from envstack.errors import Cancelled, UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+class Command(TyperCommand):
+    """A command that Ctrl-C ends with exit code 130, and that starts quickly."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _taken_as_given(super().get_params(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Cancelled("interrupted") from None
+
+
+class Group(TyperGroup):
+    """A group of commands that starts quickly."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _taken_as_given(super().get_params(ctx))
+
+
+def _taken_as_given(params: list[Any]) -> list[Any]:
+    """Leave out typer's check that a text is a text, and a flag a flag.
+
+    It is made by pydantic, whose import takes as long as all else that a quick command does.
+    """
+    for param in params:
+        kind = getattr(param, "type_descriptor", None)
+        if kind is not None and kind.annotation in (str, bool) and not param.required:
+            param.process_value = partial(_as_given, param)
+    return params
+
+
+def _as_given(param: Any, ctx: Any, value: Any) -> Any:
+    return value if param.callback is None else param.callback(ctx, param, value)
+
+
+def begin(ctx: typer.Context, as_json: bool) -> Output:
+    """Return where this command's results go; `--json` may have stood before the command too."""
+    out = ctx.obj
+    assert isinstance(out, Output)
+    out.as_json = as_json or bool(out.as_json)
+    return out
+
+
+def check_mode(mode: str, known: tuple[str, ...], not_yet: str) -> None:
+    """Raise UsageError unless `mode` is one of `known`."""
+    if mode == not_yet:
+        raise UsageError(f"--mode {mode} is not yet in this version", f"--mode {known[0]}")
+    if mode not in known:
+        raise UsageError(f"--mode is one of {', '.join(known)}, not {mode!r}")
+
+
+def text_of(argument: str) -> str:
+    """Return an argument as text that can be stored: bytes that are not UTF-8 become U+FFFD."""
+    return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,0 +1,163 @@
+"""`up`, `down`, `status` and `ls`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from envstack.cli import calls, place, text
+from envstack.cli.command import Json, begin
+from envstack.errors import EnvstackError, NotUp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from envstack.cli.output import Output
+    from envstack.cli.text import Paint
+    from envstack.client import Client
+
+_STATES = {"up": "green", "down": "dim", "degraded": "red"}
+
+_StackFile = Annotated[str | None, typer.Argument(metavar="STACKFILE", hidden=True)]
+_Purge = Annotated[bool, typer.Option("--purge", help="Delete the environment and its history.")]
+_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a purge.")]
+
+
+def up(ctx: typer.Context, stackfile: _StackFile = None, json: Json = False) -> None:
+    """Mount the merged tree, as it was left.
+
+    Starts the daemon if none runs, and builds what is missing. Without STACKFILE it takes the
+    nearest envstack.yaml upwards.
+
+    \b
+    Examples:
+      envstack up
+      envstack -C ~/src/web up
+      envstack up stacks/hello/envstack.yaml
+    """
+    out = begin(ctx, json)
+    calls.require_root()
+    target = place.here() if stackfile is None else place.named(stackfile)
+    with calls.started() as client:
+        stack = _stack_of(out, client, target)
+        answer = calls.call(out, client, "env.up", stack=stack)
+        out.show(answer, [_is_up(answer, out.paint)])
+
+
+def _stack_of(out: Output, client: Client, target: place.Target) -> str:
+    """Return the stack file below a merged tree, which covers or copies it; or the one named."""
+    if "stack" in target:
+        return target["stack"]
+    stack: str = calls.call(out, client, "env.status", **target)["stack"]
+    return stack
+
+
+def _is_up(row: dict[str, Any], paint: Paint) -> str:
+    state = paint(_STATES.get(row["state"], "red"), row["state"])
+    return f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
+
+
+def down(ctx: typer.Context, purge: _Purge = False, yes: _Yes = False, json: Json = False) -> None:
+    """Unmount the merged tree.
+
+    Its changes and its history are kept for the next `envstack up`.
+
+    \b
+    Examples:
+      envstack down
+      envstack down --purge       # delete its changes and its history for good
+    """
+    out = begin(ctx, json)
+    calls.require_root()
+    target = place.here()
+    with calls.started() if purge else calls.running() as client:
+        if purge and not yes and out.can_ask():
+            _confirm_purge(out, client, target)
+        answer = calls.call(out, client, "env.down", **target, purge=purge)
+        what = "deleted, with its history" if purge else "down"
+        out.show(answer, [f"{out.paint('bold', text.escaped(answer['name']))} is {what}"])
+
+
+def _confirm_purge(out: Output, client: Client, target: place.Target) -> None:
+    """Raise EnvstackError unless the user says yes."""
+    count = len(calls.call(out, client, "env.log", **target))
+    losses = f"its unsealed changes and {text.number_of(count, 'checkpoint')}"
+    if not out.ask(f"This deletes the environment with {losses}. Go on?"):
+        raise EnvstackError("nothing was deleted")
+
+
+def status(ctx: typer.Context, json: Json = False) -> None:
+    """Show this environment: mount, history, who is inside.
+
+    Exit code 4 where it is not up.
+
+    \b
+    Examples:
+      envstack status
+      envstack status --json | jq -r .mount
+    """
+    out = begin(ctx, json)
+    calls.require_root()
+    target = place.here()
+    with calls.running() as client:
+        answer = calls.call(out, client, "env.status", **target)
+    out.show(answer, _status_lines(answer, out.paint))
+    if answer["state"] == "down":
+        raise NotUp(f"environment {answer['name']!r} is not up", "envstack up")
+
+
+def _status_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
+    state = paint(_STATES.get(row["state"], "red"), row["state"])
+    yield f"{paint('bold', text.escaped(row['name']))}  {state}"
+    layers = ", ".join(text.escaped(layer["name"]) for layer in row["layers"])
+    facts = [
+        ["reason", paint("red", text.escaped(row["reason"])) if row["reason"] else ""],
+        ["mount", text.name(row["mount"])],
+        ["stack", text.name(row["stack"])],
+        ["layers", layers],
+        ["head", _head(row["head"], paint)],
+        ["inside", paint("dim", "nobody") if row["state"] == "up" and not row["holders"] else ""],
+    ]
+    shown = [["", paint("dim", word), fact] for word, fact in facts if fact]
+    yield from text.columns(shown)
+    if row["holders"]:
+        yield f"  {paint('dim', 'inside')}"
+        yield from (f"    {line}" for line in text.holders(row["holders"], paint))
+
+
+def _head(head: dict[str, Any] | None, paint: Paint) -> str:
+    if head is None:
+        return f"base {paint('dim', '(no checkpoint)')}"
+    tag = f" {paint('green', '(' + head['tag'] + ')')}" if head["tag"] else ""
+    return f"{paint('yellow', head['id'][: text.ID_SHOWN])}{tag} {text.title(head['message'])}"
+
+
+def ls(ctx: typer.Context, json: Json = False) -> None:
+    """List all environments, wherever they are.
+
+    \b
+    Examples:
+      envstack ls
+    """
+    out = begin(ctx, json)
+    with calls.running() as client:
+        rows = calls.call(out, client, "env.list")
+    out.show(rows, _table(rows, out.paint))
+
+
+def _table(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
+    if not rows:
+        yield paint("dim", "no environments")
+        return
+    header = [paint("dim", word) for word in ("NAME", "STATE", "HEAD", "MOUNT")]
+    cells = [
+        [
+            paint("bold", text.escaped(row["name"])),
+            paint(_STATES.get(row["state"], "red"), row["state"]),
+            paint("yellow", row["head"]["id"][: text.ID_SHOWN]) if row["head"] else "base",
+            text.name(row["mount"]),
+        ]
+        for row in rows
+    ]
+    yield from text.columns([header, *cells])

@@ -1,0 +1,115 @@
+"""Which environment is meant: the merged tree one stands in, else the nearest stack file.
+
+Looks at directories and at the mount table alone; asks no daemon. What it returns are the
+parameters by which every `env.*` method knows an environment.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from envstack.errors import EnvstackError, NotFound, StateError
+from envstack.linux.mountinfo import read_mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+STACK_FILE = "envstack.yaml"
+
+_SOURCE = b"envstack:"
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+Target = dict[str, str]
+"""`{"upper": ID}` inside a merged tree, else `{"stack": canonical path of the stack file}`."""
+
+
+def here() -> Target:
+    """Return the environment of the current directory, and leave that for `/`.
+
+    A process that stays would hold the merged tree. Raises NotFound where there is no environment,
+    StateError where the directory is no longer part of the file tree.
+    """
+    try:
+        target = _find()
+    except OSError as error:
+        message = f"the current directory cannot be looked at: {error.strerror}"
+        raise EnvstackError(message) from error
+    os.chdir("/")
+    return target
+
+
+def named(path: str) -> Target:
+    """Return the environment of the stack file at `path`; raises NotFound where there is none."""
+    if not os.path.lexists(path):
+        raise NotFound(f"there is no {path}", "envstack init")
+    target = {"stack": os.path.realpath(path)}
+    os.chdir("/")
+    return target
+
+
+def _find() -> Target:
+    uppers = {
+        mount.id: mount.source.removeprefix(_SOURCE)
+        for mount in read_mounts()
+        if mount.source.startswith(_SOURCE)
+    }
+    stack: str | None = None
+    with closing(_upwards()) as directories:
+        for directory in directories:
+            # To the very top: other mounts may lie inside a merged tree.
+            if uppers and (upper := uppers.get(_mount_id(directory))) is not None:
+                return {"upper": os.fsdecode(upper)}
+            if stack is None and _holds_stack_file(directory):
+                stack = os.readlink(f"/proc/self/fd/{directory}")
+    _require_attached()
+    if stack is None:
+        raise NotFound(f"there is no {STACK_FILE} here or further up", "envstack init")
+    return {"stack": os.path.realpath(os.path.join(stack, STACK_FILE))}
+
+
+def _upwards() -> Generator[int, None, None]:
+    """Yield descriptors of the current directory and of all above it, each open until the next.
+
+    By `..`, not by path: a path may be longer than the kernel takes in one call.
+    """
+    at = os.open(".", _DIRECTORY)
+    try:
+        while True:
+            yield at
+            above = os.open("..", _DIRECTORY, dir_fd=at)
+            below, at = at, above
+            is_top = os.path.sameopenfile(below, at) and _mount_id(below) == _mount_id(at)
+            os.close(below)
+            if is_top:
+                return
+    finally:
+        os.close(at)
+
+
+def _mount_id(directory: int) -> int:
+    # Late: ctypes is needed by nobody else here.
+    from envstack.linux.syscalls import mount_id
+
+    return mount_id(b"", dir_fd=directory)
+
+
+def _holds_stack_file(directory: int) -> bool:
+    """Tell whether there is anything of that name; what is wrong with it is for its reader."""
+    try:
+        os.stat(STACK_FILE, dir_fd=directory, follow_symlinks=False)
+    except (FileNotFoundError, PermissionError):
+        return False
+    return True
+
+
+def _require_attached() -> None:
+    """Raise StateError if the current directory has no path: a stack file there means nothing."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise StateError(
+            "the current directory is deleted, or lies in a merged tree that was swapped out",
+            'cd "$PWD"',
+        ) from None

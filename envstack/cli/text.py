@@ -1,0 +1,159 @@
+"""Values as text for people: names that harm no terminal, ages, counts, columns.
+
+Pure functions; nothing here prints or knows of streams.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    Paint = Callable[[str, str], str]
+    """Takes a colour's name and a text, and returns the text in that colour, or as it is."""
+
+Json = dict[str, Any]
+
+ID_SHOWN = 8
+"""How many digits of an id are shown; a prefix of four is enough to name one."""
+
+_SGR = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "cyan": "36",
+}
+"""Colours as ECMA-48 numbers them (console_codes(4))."""
+
+_ESCAPE = re.compile("\x1b\\[[0-9]+m")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
+_AGES = (
+    (365 * 86400, "year"),
+    (30 * 86400, "month"),
+    (7 * 86400, "week"),
+    (86400, "day"),
+    (3600, "hour"),
+    (60, "minute"),
+)
+
+
+def coloured(colour: str, text: str) -> str:
+    """Return `text` in a colour, for a terminal."""
+    return f"\x1b[{_SGR[colour]}m{text}\x1b[0m" if text else text
+
+
+def uncoloured(_colour: str, text: str) -> str:
+    """Return `text`, for whatever is no terminal."""
+    return text
+
+
+def escaped(text: str) -> str:
+    """Return `text` with escapes for all that a terminal would act upon or not show.
+
+    Controls, invisible and direction-changing characters; what was no UTF-8 is there as `\\xNN`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    number = ord(char)
+    if char in _SHORT:
+        return _SHORT[char]
+    if 0xDC80 <= number <= 0xDCFF:  # how Python carries a byte that is not UTF-8
+        return f"\\x{number - 0xDC00:02x}"
+    if number < 0x80:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
+
+
+def name(text: str) -> str:
+    """Return a file name: as it is where that is plain, else quoted and escaped, as git does."""
+    if text.isprintable() and not text.startswith('"') and text == text.strip():
+        return text
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped(quoted)}"'
+
+
+def path_of(row: Json, suffix: str = "") -> str:
+    """Return the path of a row that has `path`, and `path_b64` where it is not UTF-8."""
+    exact = row.get("path_b64")
+    path = os.fsdecode(base64.b64decode(exact)) if exact else row["path"]
+    return name(path + suffix)
+
+
+def title(message: str) -> str:
+    """Return the first line of a checkpoint's message."""
+    first, more, _rest = message.strip().partition("\n")
+    return escaped(first.rstrip()) + (" …" if more else "")
+
+
+def age(seconds: float) -> str:
+    """Return how long ago something was."""
+    for size, unit in _AGES:
+        if seconds >= size:
+            return f"{number_of(int(seconds / size), unit)} ago"
+    return "just now" if seconds < 5 else f"{seconds:.0f} seconds ago"
+
+
+def counts(changes: Json | None, paint: Paint) -> str:
+    """Return `+3 ~1 -2`; what nobody has counted yet is an ellipsis."""
+    if changes is None:
+        return paint("dim", "…")
+    signs = (("added", "+", "green"), ("modified", "~", "yellow"), ("deleted", "-", "red"))
+    parts = [
+        paint(colour, f"{sign}{changes[key]:d}") for key, sign, colour in signs if changes[key]
+    ]
+    return " ".join(parts) or paint("dim", "=")
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return `1 layer`, `2 layers`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield each row as a line, its cells (painted or not) under one another."""
+    widths = [max(_width(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = [
+            cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
+        ]
+        yield "  ".join(padded).rstrip()
+
+
+def _width(cell: str) -> int:
+    """Return how many columns of a terminal `cell` takes."""
+    plain = _ESCAPE.sub("", cell)
+    if plain.isascii():
+        return len(plain)
+    import unicodedata
+
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "FW" else 1
+        for char in plain
+    )
+
+
+def holders(rows: Iterable[Json], paint: Paint) -> Iterator[str]:
+    """Yield who is inside a merged tree, one thing held a line."""
+    header = [paint("dim", word) for word in ("PID", "COMMAND", "USER", "HOLDS", "PATH")]
+    cells = [
+        [
+            "-" if row["pid"] is None else str(row["pid"]),
+            escaped(row["command"]),
+            escaped(row["user"]),
+            hold["what"],
+            path_of(hold),
+        ]
+        for row in rows
+        for hold in row["holds"]
+    ]
+    return columns([header, *cells])

@@ -1,0 +1,122 @@
+"""The daemon is killed at the N-th call that changes a mount, the database or a directory."""
+
+from __future__ import annotations
+
+import os
+from itertools import count, cycle
+from typing import TYPE_CHECKING
+
+import pytest
+
+from envstack.client import RemoteError
+from tests.crash import tracer
+from tests.crash.operations import BY_NAME
+from tests.crash.promises import Between, check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.crash.crashbox import Crashbox
+    from tests.crash.operations import Operation
+
+pytestmark = pytest.mark.kernel
+
+_BUILD = {"fsopen", "fsconfig", "fsmount"}
+_SWAP = _BUILD | {"open_tree", "mount_setattr", "move_mount", "umount2", "fspick"}
+MOUNT_CALLS = {
+    "up": _BUILD | {"move_mount", "open_tree"},
+    "up-again": _BUILD | {"move_mount", "open_tree"},
+    "checkpoint": _SWAP,
+    "rollback-with-saved": _SWAP,
+    "rollback-with-discard": _SWAP,
+    "down": {"umount2"},
+}
+"""The mount calls of each operation; a test holds them against what strace lists."""
+
+FILE_CALLS = {
+    "up-with-a-copy": {"pwrite64", "fdatasync", "fsync", "syncfs", "ftruncate", "mkdir", "rename"},
+    "checkpoint": {"pwrite64", "fdatasync", "fsync", "mkdir", "rename"},
+    "rollback-with-discard": {"pwrite64", "fdatasync", "fsync", "mkdir", "rename"},
+    "purge": {"pwrite64", "fdatasync", "rename"},
+}
+"""The calls on files of the store."""
+
+_STRIDE = {} if os.environ.get("ENVSTACK_CRASH") == "all" else {"pwrite64": 9, "fdatasync": 2}
+"""Of these calls the ordinary run kills at every so many-th."""
+
+
+def calls_of(table: dict[str, set[str]]) -> pytest.MarkDecorator:
+    """Parametrize with each operation of `table` and each of its calls."""
+    return pytest.mark.parametrize(
+        ("operation", "call"),
+        [
+            pytest.param(BY_NAME[name], call, id=f"{name}-{call}")
+            for name, calls in table.items()
+            for call in sorted(calls)
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "calls"),
+    [
+        *((name, tracer.MOUNT_CALLS, calls) for name, calls in MOUNT_CALLS.items()),
+        *((name, tracer.FILE_CALLS, calls) for name, calls in FILE_CALLS.items()),
+    ],
+)
+def test_the_calls_that_are_killed_at_are_those_that_are_made(
+    crashbox: Crashbox, tmp_path: Path, name: str, known: tuple[str, ...], calls: set[str]
+) -> None:
+    BY_NAME[name].prepare(crashbox)
+    with tracer.listing(crashbox.client.daemon_pid, known, tmp_path / "calls"):
+        BY_NAME[name].act(crashbox)
+        crashbox.books.wait_until_in_order()
+    assert set(tracer.called(tmp_path / "calls")) == calls
+
+
+@calls_of(MOUNT_CALLS)
+def test_a_daemon_killed_at_a_mount_call_breaks_no_promise(
+    make_crashbox: Callable[[], Crashbox], operation: Operation, call: str
+) -> None:
+    kill_at_each(make_crashbox, operation, call)
+
+
+@calls_of(FILE_CALLS)
+def test_nor_does_one_killed_at_a_call_on_the_store(
+    make_crashbox: Callable[[], Crashbox], operation: Operation, call: str
+) -> None:
+    kill_at_each(make_crashbox, operation, call)
+
+
+def kill_at_each(make_crashbox: Callable[[], Crashbox], operation: Operation, call: str) -> None:
+    """Kill at the first such call, at the next one, and so on, until the daemon lives through it.
+
+    strace counts for each thread by itself, so it is known only by trying how far one comes.
+    """
+    turns = zip(count(1, _STRIDE.get(call, 1)), cycle(Between))
+    for nth, between in turns:
+        box = make_crashbox()
+        if not kill_at(box, operation, call, nth, between):
+            break
+        box.close()
+    assert nth > 1, f"{operation} never came to {call}"
+
+
+def kill_at(box: Crashbox, operation: Operation, call: str, nth: int, between: Between) -> bool:
+    """Kill at one call and check what the next daemon does; return False if none came so far."""
+    expected = operation.prepare(box)
+    with box.death() as is_dead:
+        with tracer.killing(box.client.daemon_pid, call, nth):
+            if box.attempt(lambda: operation.act(box)):
+                expected = expected.done
+            box.rest(is_dead)
+        if not is_dead():
+            return False
+    box.disconnect()
+    try:
+        check(box, expected, between.pass_by(box))
+    except (AssertionError, RemoteError) as failure:
+        failure.add_note(f"killed at {call} number {nth}, then: {between}")
+        raise
+    return True
