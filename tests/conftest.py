@@ -47,14 +47,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the session if anything outlived its test, and take it away."""
+    """Fail the session if anything outlived its test."""
     ground = session.config.stash[_GROUND]
     try:
         waiting.until(lambda: not ground.leftovers(), "a clean ground", within=2.0)
     except TimeoutError:
         session.config.stash[_LEFT] = ground.leftovers()
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    ground.clear()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give the ground back, also where there was no session (`pytest --help`)."""
+    config.stash[_GROUND].clear()
 
 
 def pytest_terminal_summary(

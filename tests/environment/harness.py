@@ -187,6 +187,7 @@ class Bystander:
             [sys.executable, "-c", _BYSTANDER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,  # so that select(2) below speaks of all that was not read
             cwd="/",
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from envstack.environment.steps import Step
+from envstack.errors import StateError
+from tests.environment.harness import refused
 from tests.support import trees
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,3 +187,29 @@ def test_every_layer_of_a_history_stays_as_it_was_sealed(engine: Engine) -> None
     assert {row["id"] for row in engine.log()} == layers.keys()
     for sealed, tree in layers.items():
         assert trees.snapshot(engine.layer_of(sealed)) == tree
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_what_a_failed_commit_left_is_finished_by_the_next_request(
+    engine: Engine, discard: bool
+) -> None:
+    """The swap has happened by then: a full disk, say, is met where there is no way back."""
+
+    def fail() -> None:
+        raise StateError("the store cannot be written")
+
+    upper = engine.upper
+    engine.write("file")
+    engine.at[Step.COMMIT] = fail
+    with refused(4):
+        engine.rollback("base", discard=discard)
+    engine.at.clear()
+    assert engine.status()["state"] == "up"
+    engine.write("new")
+    sealed = [row["id"] for row in engine.log()]
+    assert len(sealed) == (0 if discard else 1)
+    assert sorted(path.name for path in engine.merged.iterdir()) == ["dir", "known", "new"]
+    if discard:
+        until(lambda: not upper.parent.exists(), "deletion", within=5)
+    else:
+        until(lambda: engine.row(sealed[0])["sealed"], "sealing", within=5)

@@ -12,9 +12,13 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envstack.linux import syscalls
 from tests.support import trees, waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MARK = "ENVSTACK_TEST_GROUND"
 
@@ -26,6 +30,7 @@ class Ground:
     root: Path
     isolated: bool = False
     _count: int = field(default=0)
+    _inherited: frozenset[bytes] = field(default=frozenset())
 
     @classmethod
     def prepare(cls) -> Ground:
@@ -46,6 +51,8 @@ class Ground:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         set_propagation("private")
         self.isolated = True
+        # Environments of whoever runs the tests came along; they are not ours to miss.
+        self._inherited = frozenset(mount_id for mount_id, _, _ in _mount_table())
 
     def fresh(self, stem: str) -> Path:
         """Return a path below the root that does not exist yet."""
@@ -72,16 +79,14 @@ class Ground:
         trees.remove(self.root)
 
     def _mounts(self) -> list[bytes]:
-        """Return mount points that are ours, oldest first (proc_pid_mountinfo(5))."""
-        found = []
+        """Return mount points that are ours, oldest first."""
         below = os.fsencode(self.root) + b"/"
-        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-            left, _, right = line.partition(b" - ")
-            point = _unescaped(left.split(b" ")[4])
-            ours = right.split(b" ")[1].startswith(b"envstack:") and self.isolated
-            if ours or point.startswith(below):
-                found.append(point)
-        return found
+        return [
+            point
+            for mount_id, point, source in _mount_table()
+            if mount_id not in self._inherited
+            and (point.startswith(below) or (self.isolated and source.startswith(b"envstack:")))
+        ]
 
     def _processes(self) -> list[int]:
         mark = f"{MARK}={self.root}".encode()
@@ -104,6 +109,14 @@ def set_propagation(kind: str) -> None:
     """Make every mount of this namespace "private" or "shared" (mount_namespaces(7))."""
     flags = {"private": syscalls.MS_PRIVATE, "shared": syscalls.MS_SHARED}
     syscalls.set_propagation(b"/", syscalls.MS_REC | flags[kind])
+
+
+def _mount_table() -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield id, mount point and source of every mount, oldest first (proc_pid_mountinfo(5))."""
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        left, _, right = line.partition(b" - ")
+        fields = left.split(b" ")
+        yield fields[0], _unescaped(fields[4]), right.split(b" ")[1]
 
 
 def _unescaped(field: bytes) -> bytes:

@@ -31,6 +31,7 @@ DAEMON = (
     "import os, sys; from envstack.daemon.process import main;"
     "sys.exit(main(os.environ, int(sys.argv[2])))",
 )
+"""The daemon without the command line around it; `--ready-fd N` follows."""
 
 
 class Sandbox:

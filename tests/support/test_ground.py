@@ -118,6 +118,17 @@ def test_a_clean_session_passes(directory: Callable[[], Path]) -> None:
 
 
 @pytest.mark.kernel
+def test_what_was_mounted_before_is_no_fault_of_the_tests(directory: Callable[[], Path]) -> None:
+    mounted = directory()
+    subprocess.run(["mount", "-t", "tmpfs", "envstack:0", mounted], check=True)
+    try:
+        done = run("import pytest\n@pytest.mark.kernel\ndef test(ground): ...\n", directory())
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.kernel
 def test_mounts_of_tests_are_seen_by_nobody_else() -> None:
     assert os.readlink("/proc/self/ns/mnt") != os.readlink(f"/proc/{os.getppid()}/ns/mnt")
 
