@@ -155,4 +155,6 @@ def _rotate(ctx: Context, env: Environment) -> object:
 
 
 def _roll_back(ctx: Context, env: Environment) -> object:
-    return rollback.rollback(ctx, env, rollback.Request(rev="base", ignore=frozenset({os.getpid()})))
+    return rollback.rollback(
+        ctx, env, rollback.Request(rev="base", ignore=frozenset({os.getpid()}))
+    )

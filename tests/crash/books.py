@@ -66,12 +66,18 @@ class Books:
         for name in sorted(wanted.keys() - there):
             yield f"a row without a directory: {wanted[name]}"
         for name in sorted(wanted.keys() & there):
-            parts = {"fs", "layer.json"}
-            if wanted[name]["state"] in {"spare", "upper"}:
-                parts.add("work")
+            yield from self._wrong_parts(name, wanted[name])
+
+    def _wrong_parts(self, name: str, row: Row) -> Iterator[str]:
+        parts = {"fs", "layer.json"}
+        if row["kind"] == "upper" and row["state"] != "sealed":
+            parts.add("work")
+        try:
             found = set(os.listdir(self._home / "layers" / name))
-            if found != parts:
-                yield f"layer {name} ({wanted[name]['state']}) consists of {sorted(found)}"
+        except FileNotFoundError:  # it is being deleted at this moment
+            found = set()
+        if found != parts:
+            yield f"layer {name} ({row['state']}) consists of {sorted(found)}"
 
 
 def _wrong_states(environments: list[Row], layers: list[Row], checkpoints: list[Row]) -> list[str]:

@@ -122,11 +122,13 @@ class Crashbox(Sandbox):
             return False
         return True
 
-    def record(self, act: Callable[[], object]) -> list[str]:
-        """Act, wait until the work in the background is done, and return the steps announced."""
+    def record(self, act: Callable[[], object], count: int) -> list[str]:
+        """Act and return the steps announced, once there are `count` and no work is left."""
         self.orders.give(Order(RECORD))
         act()
         self.books.wait_until_in_order()
+        with suppress(TimeoutError):
+            waiting.until(lambda: len(self.orders.seen()) >= count, "the steps", within=2.0)
         self.orders.withdraw()
         return self.orders.seen()
 

@@ -79,7 +79,8 @@ def check(box: Crashbox, expected: Expected, written: Tree | None = None) -> Non
     _check_log(box)
     _check_going_on(box)
     _check_history(box)
-    assert " ERROR " not in (box.home / "daemon.log").read_text()
+    log = (box.home / "daemon.log").read_text()
+    assert " ERROR " not in log, log
 
 
 def _check_outcome(box: Crashbox, expected: Expected, written: Tree | None) -> list[Any]:

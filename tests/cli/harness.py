@@ -1,0 +1,330 @@
+"""The command line as a user runs it, and a daemon that answers whatever a test tells it to."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from envstack import __version__
+from envstack.errors import EnvstackError
+from envstack.rpc import messages
+from envstack.rpc.messages import Failure, Notification, Request, Response
+from envstack.rpc.peer import mount_namespace, peer_of
+from envstack.rpc.places import places
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+ROOT = Path(__file__).parents[2]
+MODULE = (sys.executable, "-m", "envstack")
+WITHIN = 30.0
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document on standard output."""
+        assert self.err == "", self.err
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> Json:
+        """The one error object, which is all that was said."""
+        assert self.out == "", self.out
+        told: Json = json.loads(self.err)
+        assert list(told) == ["error"]
+        error: Json = told["error"]
+        return error
+
+
+@dataclass
+class Cli:
+    """Runs commands from `cwd` with no terminal, unless `on_terminal` is used."""
+
+    cwd: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def env(self) -> dict[str, str]:
+        own = {"PYTHONPATH": str(ROOT), "TERM": "xterm", "TZ": "UTC", "LC_ALL": "C.UTF-8"}
+        return {**os.environ, **own, **self.environ}
+
+    def __call__(self, *arguments: str | bytes, command: tuple[str, ...] = MODULE) -> Done:
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=self.cwd,
+            env=self.env(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=WITHIN,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def python(self, prelude: str, *arguments: str) -> Done:
+        """Run a command in a process that `prelude`, Python code, has prepared."""
+        code = f"import os, sys\n{prelude}\nfrom envstack.cli import main\nmain()"
+        return self(*arguments, command=(sys.executable, "-c", code))
+
+    def start(self, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
+        """Start a command and go on."""
+        return subprocess.Popen([*MODULE, *arguments], cwd=self.cwd, env=self.env(), **streams)
+
+    @contextmanager
+    def on_terminal(self, *arguments: str) -> Iterator[Terminal]:
+        """Run a command on a terminal of its own."""
+        own, its = pty.openpty()
+        with ExitStack() as stack:
+            stack.callback(os.close, own)
+            try:
+                process = self.start(
+                    *arguments, stdin=its, stdout=its, stderr=its, start_new_session=True
+                )
+            finally:
+                os.close(its)
+            stack.enter_context(process)
+            stack.callback(_kill, process)
+            yield Terminal(own, process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+
+
+@dataclass
+class Terminal:
+    """A terminal with one command on it."""
+
+    descriptor: int
+    process: subprocess.Popen[bytes]
+    said: str = ""
+
+    def read_until(self, text: str) -> str:
+        """Return all that was said so far, as soon as `text` is in it."""
+        while text not in self.said:
+            assert self._read(), f"it ended without {text!r}: {self.said!r}"
+        return self.said
+
+    def type(self, text: str) -> None:
+        os.write(self.descriptor, text.encode())
+
+    def finish(self) -> Done:
+        """Wait for the end; both streams are one here."""
+        while self._read():
+            pass
+        return Done(self.process.wait(WITHIN), self.said.replace("\r\n", "\n"), "")
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self.descriptor], [], [], WITHIN)
+        assert ready, f"it says nothing more: {self.said!r}"
+        try:
+            data = os.read(self.descriptor, 65536)
+        except OSError as error:
+            if error.errno != errno.EIO:  # what a terminal says when nobody has it open any more
+                raise
+            data = b""
+        self.said += data.decode()
+        return bool(data)
+
+
+class FakeDaemon:
+    """Answers from `answers`: method -> result, error, or a function of the call that returns one.
+
+    `calls` are the methods and params that were asked, in order.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.answers: dict[str, Any] = {}
+        self.calls: list[tuple[str, Json]] = []
+        self._home = home
+        self._asked = threading.Condition()
+        self._places = places({"ENVSTACK_HOME": str(home)}, os.geteuid())
+        self._stack = ExitStack()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._home.mkdir(mode=0o700)
+        self._listener = self._stack.enter_context(socket.socket(socket.AF_UNIX))
+        self._listener.bind(self._places.socket)
+        self._listener.listen()
+        self._begin(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:  # it grows while the first one, which accepts, goes on
+            thread.join(WITHIN)
+            assert not thread.is_alive()
+        self._stack.close()
+
+    @property
+    def methods(self) -> list[str]:
+        return [method for method, _ in self.calls]
+
+    def wait_for(self, method: str) -> None:
+        """Return as soon as `method` was asked."""
+        with self._asked:
+            assert self._asked.wait_for(lambda: method in self.methods, WITHIN)
+
+    def _begin(self, work: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # it was shut down
+            connection.settimeout(WITHIN)
+            self._begin(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as lines, suppress(ConnectionError):
+            for line in lines:
+                message = messages.decode_request(line)
+                with self._asked:
+                    self.calls.append((message.method, message.params))
+                    self._asked.notify_all()
+                if isinstance(message, Request):
+                    call = FakeCall(message, connection, lines)
+                    connection.sendall(messages.encode(self._answer(call)))
+
+    def _answer(self, call: FakeCall) -> Response | Failure:
+        result = self._result(call)
+        if callable(result):
+            result = result(call)
+        if isinstance(result, EnvstackError):
+            return messages.failure(call.request.id, result)
+        return Response(call.request.id, result)
+
+    def _result(self, call: FakeCall) -> Any:
+        if call.request.method != messages.HELLO:
+            return self.answers[call.request.method]
+        return {
+            "protocol": messages.PROTOCOL,
+            "version": __version__,
+            "pid": os.getpid(),
+            "mount_ns": mount_namespace(),
+            "home": str(self._home),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FakeCall:
+    """A request that is being answered."""
+
+    request: Request
+    connection: socket.socket
+    lines: Any
+
+    @property
+    def peer_pid(self) -> int:
+        return peer_of(self.connection).pid
+
+    def progress(self, message: str, done: int | None = None, total: int | None = None) -> None:
+        told = messages.progress(self.request.id, messages.Progress(message, done, total))
+        self.connection.sendall(messages.encode(told))
+
+    def wait_for_cancel(self) -> None:
+        message = messages.decode_request(self.lines.readline())
+        assert message == Notification(messages.CANCEL, {"id": self.request.id})
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+
+
+def checkpoint(number: int = 1, **other: Any) -> Json:
+    """Return a checkpoint as the daemon shows it."""
+    row: Json = {
+        "id": f"{number:08x}{number:08x}",
+        "parent": None,
+        "message": f"number {number}",
+        "tag": None,
+        "created_at": "2026-01-02T03:04:05.000006Z",
+        "mode": "rotate",
+        "changes": {"added": 3, "modified": 1, "deleted": 2},
+    }
+    return {**row, **other}
+
+
+def logged(number: int = 1, **other: Any) -> Json:
+    """Return a row of the log."""
+    return {**checkpoint(number), "head": False, "sealed": True, **other}
+
+
+def holder(**other: Any) -> Json:
+    row = {
+        "pid": 4711,
+        "command": "vim",
+        "user": "ann",
+        "holds": [{"what": "cwd", "path": "/p/merged/src"}, {"what": "file", "path": "/p/a"}],
+    }
+    return {**row, **other}
+
+
+def status(**other: Any) -> Json:
+    """Return an environment as the daemon shows it."""
+    row: Json = {
+        "id": "00ff00ff00ff00ff",
+        "name": "web",
+        "project": "/p",
+        "stack": "/p/envstack.yaml",
+        "mount": "/p/.envstack/merged",
+        "state": "up",
+        "reason": None,
+        "backend": "overlayfs",
+        "head": None,
+        "layers": [{"name": "base", "id": "aa", "kind": "dir"}],
+        "upper": "abcd",
+        "cursor": None,
+        "holders": [],
+    }
+    return {**row, **other}
+
+
+def answers() -> Mapping[str, Any]:
+    """Return one good answer to each method."""
+    rolled = {"to": "base", "saved": None, "mode": "swap", "changes": None, "duration_ms": 0.5}
+    return {
+        "env.up": status(),
+        "env.down": status(state="down"),
+        "env.status": status(),
+        "env.list": [status()],
+        "env.checkpoint": {**checkpoint(changes=None), "duration_ms": 0.6, "stranded": []},
+        "env.rollback": {**rolled, "stranded": [], "paths": []},
+        "env.log": [logged()],
+        "env.diff": [{"path": "a", "change": "added", "kind": "file"}],
+        "daemon.status": {
+            "pid": 1,
+            "version": __version__,
+            "home": "/h",
+            "socket": "/h/daemon.sock",
+            "log": "/h/daemon.log",
+            "environments": ["web"],
+        },
+        "daemon.stop": {"pid": 1},
+    }

@@ -1,0 +1,229 @@
+"""What people read: lists, colours on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from envstack.errors import NotFound
+from tests.cli.harness import checkpoint, holder, interrupt, logged, status
+
+if TYPE_CHECKING:
+    from tests.cli.harness import Cli, FakeCall, FakeDaemon
+
+LONG = "d/" + "x" * 250 + "/" + "y" * 250
+
+
+def change(path: bytes, change: str = "added", kind: str = "file") -> dict[str, str]:
+    shown = {"path": path.decode(errors="replace"), "change": change, "kind": kind}
+    exact = base64.b64encode(path).decode()
+    return shown if shown["path"].encode() == path else {**shown, "path_b64": exact}
+
+
+def test_diff_has_a_letter_a_path_and_a_sum(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.diff"] = [
+        change(b"a"),
+        change(b"b", "modified"),
+        change(b"c", "deleted", "dir"),
+        change(b"d", "added", "symlink"),
+    ]
+    assert cli("diff").out.splitlines() == [
+        "A a",
+        "M b",
+        "D c/",
+        "A d",
+        "2 added, 1 modified, 1 deleted",
+    ]
+
+
+def test_diff_of_nothing_says_so(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.diff"] = []
+    assert cli("diff").out == "no changes\n"
+
+
+def test_hostile_names_harm_no_terminal_and_are_one_line_each(cli: Cli, daemon: FakeDaemon) -> None:
+    names = [b"a\nb", b"\x1b]0;title\x07", b"\xff", "\u202e".encode(), "\x9b2J".encode()]
+    daemon.answers["env.diff"] = [change(name) for name in names]
+    lines = cli("diff").out.splitlines()
+    assert len(lines) == len(names) + 1
+    assert all(line.isprintable() for line in lines)
+    assert lines[2] == 'A "\\xff"'
+
+
+def test_a_long_path_is_never_wrapped(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.diff"] = [change(LONG.encode())]
+    daemon.answers["env.list"] = [status(mount=f"/{LONG}")]
+    daemon.answers["env.status"] = status(mount=f"/{LONG}")
+    for command in ("diff", "ls", "status"):
+        assert any(line.endswith(LONG) for line in cli(command).out.splitlines())
+
+
+def test_log_is_one_line_a_checkpoint(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.log"] = [
+        logged(3, parent=checkpoint(1)["id"], changes=None, sealed=False),
+        logged(2, parent=checkpoint(1)["id"], head=True, tag="v1", message="two\nlines"),
+        logged(1, changes={"added": 0, "modified": 0, "deleted": 7}),
+    ]
+    third, second, first = (re.split(r"  +", line) for line in cli("log").out.splitlines())
+    assert third[1:] == [
+        "00000003",
+        "2026-01-02 03:04",
+        third[3],
+        "…",
+        "number 3 [on 00000001] [not sealed yet]",
+    ]
+    assert second == ["*", "00000002", second[2], second[3], "+3 ~1 -2", "(v1) two …"]
+    assert first[4:] == ["-7", "number 1"]
+    assert first[3].endswith(" ago")
+
+
+def test_log_marks_the_stack_alone_when_that_is_the_head(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.log"] = [logged(1)]
+    assert re.split(r"  +", cli("log").out.splitlines()[-1]) == ["*", "base", "the stack alone"]
+
+
+def test_log_of_nothing_says_so(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.log"] = []
+    assert cli("log").out.startswith("no checkpoints")
+
+
+def test_status_shows_where_it_stands_and_who_is_inside(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.status"] = status(
+        head=checkpoint(1, tag="v1"), holders=[holder(), holder(pid=None, holds=[])]
+    )
+    done = cli("status")
+    assert done.out.splitlines()[0] == "web  up"
+    facts = dict(line.split(maxsplit=1) for line in done.out.splitlines()[1:5])
+    assert facts == {
+        "mount": "/p/.envstack/merged",
+        "stack": "/p/envstack.yaml",
+        "layers": "base",
+        "head": "00000001 (v1) number 1",
+    }
+    assert "    4711  vim      ann   cwd    /p/merged/src" in done.out
+
+
+def test_ls_is_a_table(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.list"] = [status(), status(name="x\x1b[2J", state="degraded", head=None)]
+    lines = cli("ls").out.splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "HEAD", "MOUNT"]
+    assert lines[1].split() == ["web", "up", "base", "/p/.envstack/merged"]
+    assert lines[2].startswith("x\\e[2J  degraded")
+    daemon.answers["env.list"] = []
+    assert cli("ls").out == "no environments\n"
+
+
+def test_checkpoint_names_its_id_and_those_it_left_behind(cli: Cli, daemon: FakeDaemon) -> None:
+    answer = {**checkpoint(5), "duration_ms": 0.61, "stranded": [holder()]}
+    daemon.answers["env.checkpoint"] = answer
+    done = cli("checkpoint", "--force", "--mode", "rotate", "-m", b"caf\xe9")
+    assert done.out.splitlines()[0] == "checkpoint 00000005 number 5  0.6 ms"
+    assert "4711" in done.out
+    asked = daemon.calls[-1][1]
+    assert (asked["force"], asked["mode"], asked["tag"]) == (True, "rotate", None)
+    assert asked["message"] == "caf\ufffd", "what is stored is text"
+
+
+def test_rollback_says_what_it_kept_and_a_dry_run_what_it_would_change(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    saved = checkpoint(9)["id"]
+    daemon.answers["env.rollback"] = {**daemon.answers["env.rollback"], "saved": saved}
+    done = cli("rollback", "v1", "--discard")
+    assert done.out.startswith("rolled back to base")
+    assert "envstack rollback 00000009" in done.out
+    asked = daemon.calls[-1][1]
+    assert (asked["rev"], asked["discard"], asked["dry_run"]) == ("v1", True, False)
+    paths = {"paths": [change(b"gone", "deleted")]}
+    daemon.answers["env.rollback"] = {**daemon.answers["env.rollback"], **paths}
+    assert cli("rollback", "--dry-run").out == "D gone\n1 deleted\n"
+    assert daemon.calls[-1][1]["dry_run"] is True
+
+
+def test_diff_asks_from_the_head_to_the_merged_tree_unless_told(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    for arguments, a, b in ((), None, None), (("v1",), "v1", None), (("v1", "@"), "v1", "@"):
+        cli("diff", *arguments)
+        asked = daemon.calls[-1][1]
+        assert (asked["a"], asked["b"]) == (a, b)
+
+
+@pytest.mark.parametrize(
+    ("environ", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_a_terminal_gets_colours_unless_it_says_no(
+    cli: Cli, daemon: FakeDaemon, environ: dict[str, str], coloured: bool
+) -> None:
+    cli.environ |= environ
+    with cli.on_terminal("diff") as terminal:
+        done = terminal.finish()
+    assert ("\x1b[32mA a\x1b[0m" in done.out) == coloured
+    assert ("\x1b" in done.out) == coloured
+
+
+def test_whatever_is_no_terminal_gets_no_escapes(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.checkpoint"] = NotFound("no", "hint")
+    for command in ("status", "ls", "log", "diff", "up", "checkpoint"):
+        done = cli(command)
+        assert "\x1b" not in done.out + done.err
+
+
+def test_progress_is_shown_on_a_terminal_and_wiped_away(cli: Cli, daemon: FakeDaemon) -> None:
+    def slow(call: FakeCall) -> Any:
+        call.progress("layer 1 of 2\x07", 5, 10)
+        return status()
+
+    daemon.answers["env.up"] = slow
+    with cli.on_terminal("up") as terminal:
+        done = terminal.finish()
+    assert "\r\x1b[2Klayer 1 of 2\\x07 5 of 10\r\x1b[2K" in done.out
+    assert cli("up").err == ""
+    with cli.on_terminal("up", "--json") as terminal:
+        assert "layer" not in terminal.finish().out
+
+
+def test_ctrl_c_on_a_terminal_leaves_a_clean_line(cli: Cli, daemon: FakeDaemon) -> None:
+    def slow(call: FakeCall) -> Any:
+        call.progress("copying")
+        call.wait_for_cancel()
+        return NotFound("cancelled")
+
+    daemon.answers["env.up"] = slow
+    with cli.on_terminal("up") as terminal:
+        terminal.read_until("copying")
+        interrupt(terminal.process)
+        done = terminal.finish()
+    assert "copying\r\x1b[2K" in done.out
+    assert done.out.endswith("cancelled\n")
+    assert "Traceback" not in done.out
+
+
+@pytest.mark.parametrize(("answer", "code", "purged"), [("y", 0, True), ("\n", 1, False)])
+def test_a_purge_at_a_terminal_asks_first(
+    cli: Cli, daemon: FakeDaemon, answer: str, code: int, purged: bool
+) -> None:
+    daemon.answers["env.log"] = [logged(1), logged(2)]
+    with cli.on_terminal("down", "--purge") as terminal:
+        assert "2 checkpoints" in terminal.read_until("[y/N]")
+        terminal.type(f"{answer}\n")
+        assert terminal.finish().code == code
+    assert ("env.down" in daemon.methods) == purged
+
+
+@pytest.mark.parametrize("arguments", [("--yes",), ("--json",)])
+def test_a_purge_does_not_ask_where_the_answer_is_given_or_a_script_runs(
+    cli: Cli, daemon: FakeDaemon, arguments: tuple[str, ...]
+) -> None:
+    with cli.on_terminal("down", "--purge", *arguments) as terminal:
+        assert terminal.finish().code == 0
+    assert daemon.calls[-1][1]["purge"] is True
+
+
+def test_a_purge_without_a_terminal_does_not_ask(cli: Cli, daemon: FakeDaemon) -> None:
+    assert cli("down", "--purge").code == 0
+    assert daemon.calls[-1][1]["purge"] is True
