@@ -79,8 +79,8 @@ class Output:
         total = "" if value.total is None else f" of {value.total:,}"
         line = escaped(value.message) + done + total
         width = os.get_terminal_size(_STDERR).columns or 80
+        self._progress_shown = True  # first, because Ctrl-C may come in between
         self._complain(f"\r\x1b[2K{line[: width - 1]}")
-        self._progress_shown = True
 
     def ask(self, question: str) -> bool:
         """Put a question on the terminal and return whether the answer is yes."""

@@ -42,11 +42,26 @@ def here() -> Target:
 
 def named(path: str) -> Target:
     """Return the environment of the stack file at `path`; raises NotFound where there is none."""
+    current_directory()
     if not os.path.lexists(path):
         raise NotFound(f"there is no {path}", "envstack init")
     target = {"stack": os.path.realpath(path)}
     os.chdir("/")
     return target
+
+
+def current_directory() -> bytes:
+    """Return the path of the current directory; raises StateError where it has none.
+
+    A stack file that is found there all the same means nothing.
+    """
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        raise StateError(
+            "the current directory is deleted, or lies in a merged tree that was swapped out",
+            'cd "$PWD"',
+        ) from None
 
 
 def _find() -> Target:
@@ -63,7 +78,7 @@ def _find() -> Target:
                 return {"upper": os.fsdecode(upper)}
             if stack is None and _holds_stack_file(directory):
                 stack = os.readlink(f"/proc/self/fd/{directory}")
-    _require_attached()
+    current_directory()
     if stack is None:
         raise NotFound(f"there is no {STACK_FILE} here or further up", "envstack init")
     return {"stack": os.path.realpath(os.path.join(stack, STACK_FILE))}
@@ -102,14 +117,3 @@ def _holds_stack_file(directory: int) -> bool:
     except (FileNotFoundError, PermissionError):
         return False
     return True
-
-
-def _require_attached() -> None:
-    """Raise StateError if the current directory has no path: a stack file there means nothing."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        raise StateError(
-            "the current directory is deleted, or lies in a merged tree that was swapped out",
-            'cd "$PWD"',
-        ) from None

@@ -28,7 +28,7 @@ def init(ctx: typer.Context, json: Json = False) -> None:
     from envstack.stackfile.template import default_name, template
 
     out = begin(ctx, json)
-    project = os.getcwdb()
+    project = place.current_directory()
     path = os.path.join(project, os.fsencode(place.STACK_FILE))
     _create(path, template(default_name(project)))
     shown = os.fsdecode(path)

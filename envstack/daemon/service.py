@@ -175,7 +175,7 @@ class Service:
 
     async def _diff(self, _call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
-        a, b = params.optional_text("a") or "@", params.optional_text("b")
+        a, b = params.text("a", "@"), params.optional_text("b")
 
         def work(env: Environment) -> Any:
             require_mount(env)

@@ -98,7 +98,7 @@ def sealed_chain(env: Environment) -> Chain:
     if len(env.lowers) >= MAX_LOWERS:
         raise StateError(
             f"environment {env.name!r} has {MAX_LOWERS} layers, and the kernel mounts no more",
-            "roll back to an earlier checkpoint",
+            "roll back to an earlier checkpoint; --discard, as nothing more can be sealed",
         )
     return (env.upper, *env.lowers)
 

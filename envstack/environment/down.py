@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from envstack.environment.context import now, visible_mount
+from envstack.environment.context import mount_source, now, visible_mount
 from envstack.environment.inside import require_nobody
 from envstack.environment.mounting import remove_mount_point
 from envstack.environment.steps import Step
 from envstack.environment.swap import discard
-from envstack.errors import Held
+from envstack.errors import Held, StateError
+from envstack.linux.mountinfo import read_mounts, stack_at
 from envstack.model import LayerState
 from envstack.overlay import mount as overlay
 from envstack.store.records import Op, Transition
@@ -30,7 +32,9 @@ def down(ctx: Context, env: Environment, ignore: frozenset[int]) -> Environment:
         return env
     after = replace(env, wanted=False)
     mount = visible_mount(env)
-    if mount:
+    if mount is None:
+        _require_gone(env)
+    else:
         require_nobody(mount, ignore, "take down")
     ctx.announce(Step.REGISTER)
     transition = Transition(Op.DOWN, after)
@@ -41,6 +45,16 @@ def down(ctx: Context, env: Environment, ignore: frozenset[int]) -> Environment:
     ctx.announce(Step.COMMIT)
     ctx.store.db.commit(transition, now())
     return after
+
+
+def _require_gone(env: Environment) -> None:
+    """Raise StateError if the mount is there, out of reach under another one."""
+    sources = [mount.source for mount in stack_at(read_mounts(), env.mount)]
+    if mount_source(env.upper) in sources:
+        shown = os.fsdecode(env.mount)
+        raise StateError(
+            f"{shown} is covered by another mount ({os.fsdecode(sources[-1])})", f"umount {shown}"
+        )
 
 
 def _unmount(ctx: Context, env: Environment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ def mount(ctx: Context, env: Environment) -> None:
     ctx.announce(Step.PREPARE)
     if not ctx.store.layers.exists(env.upper):
         prepare_upper(ctx, env, env)
+    _require_xattrs(ctx.store.layers.work(env.upper))
     ctx.announce(Step.BUILD)
     new = build(ctx, env)
     try:
@@ -53,6 +55,23 @@ def mount(ctx: Context, env: Environment) -> None:
         ctx.keep(env.id, overlay.clone(new))
     finally:
         os.close(new)
+
+
+def _require_xattrs(work: bytes) -> None:
+    """Raise Unsupported where overlayfs cannot leave its marks, for the kernel mounts even so.
+
+    It says "falling back" in its log, and a directory that is removed is EIO or comes back.
+    """
+    try:
+        os.setxattr(work, "trusted.overlay.probe", b"y")
+        os.removexattr(work, "trusted.overlay.probe")
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        raise Unsupported(
+            "the store's file system has no extended attributes, which overlayfs needs",
+            "put the store on ext4, xfs, btrfs or tmpfs (ENVSTACK_HOME)",
+        ) from error
 
 
 def put_back(ctx: Context, env: Environment) -> None:
@@ -123,7 +142,13 @@ def make_mount_point(env: Environment) -> None:
     """
     if not os.path.isdir(env.project):
         raise StateError(f"the project {os.fsdecode(env.project)} is gone", "put it back")
-    os.makedirs(env.mount, mode=0o755, exist_ok=True)
+    try:
+        os.makedirs(env.mount, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise StateError(
+            f"the mount point {os.fsdecode(env.mount)} cannot be made: {error.strerror}",
+            "choose another `mount`",
+        ) from error
     private = os.path.join(env.project, _PRIVATE)
     if is_within(env.mount, private):
         with suppress(FileExistsError), open(os.path.join(private, b".gitignore"), "x") as file:

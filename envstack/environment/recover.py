@@ -19,6 +19,7 @@ from envstack.environment.mounting import mount, put_back
 from envstack.environment.swap import commit, discard, make_spare, record_sealed, seal
 from envstack.errors import EnvstackError
 from envstack.linux.mountinfo import read_mounts, stack_at
+from envstack.linux.syscalls import mount_id
 from envstack.model import LayerKind, LayerState
 from envstack.overlay import mount as overlay
 from envstack.store.records import Op
@@ -58,12 +59,20 @@ def settle(ctx: Context, env: Environment) -> None:
         _log.info("%s: %s had happened, it is committed", env.name, transition.op)
         _uncover(env, transition)
         commit(ctx, env, transition)
-        if LayerState.SEALING in transition.states.values():
-            _seal_again(ctx, env.upper)
+        _finish(ctx, env.upper)
     else:
         _log.info("%s: %s had not happened, it is abandoned", env.name, transition.op)
         fresh = [transition.after.upper] if transition.after.upper != env.upper else []
         ctx.store.db.abandon(env.id, fresh)
+
+
+def _finish(ctx: Context, upper: LayerId) -> None:
+    """Do for the upper that was exchanged what would have been done in the background."""
+    layer = ctx.store.db.find_layer(upper)
+    if layer is not None and layer.state is LayerState.SEALING:
+        _seal_again(ctx, upper)
+    elif layer is not None and layer.state is LayerState.DISCARDED:
+        ctx.defer(partial(discard, ctx, upper))
 
 
 def _has_happened(ctx: Context, env: Environment, transition: Transition) -> bool:
@@ -188,7 +197,10 @@ def find_mount(layer: LayerId) -> int | None:
             namespaces.add(namespace)
             for mount in read_mounts(int(name)):
                 if mount.source == source and mount.root == b"/":
-                    return overlay.open_mount(b"/proc/%s/root%s" % (name.encode(), mount.point))
+                    found = overlay.open_mount(b"/proc/%s/root%s" % (name.encode(), mount.point))
+                    if mount_id(b"", dir_fd=found) == mount.id:
+                        return found
+                    os.close(found)  # what is mounted over it is none of ours
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EACCES):
                 raise

@@ -68,7 +68,7 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
     if target.chain == env.lowers and is_untouched(ctx, env):
         _point(ctx, env, target)
         return RolledBack(target.name, None, SWAP, None, _since(began))
-    saved = None if request.discard else _candidate(env, request.rev)
+    saved = None if request.discard else _candidate(ctx, env, request.rev)
     stranded = require_strandable(mount, request.ignore, "roll back", force=request.force)
     upper = new_upper(ctx, env)
     done = swap(ctx, env, mount, _transition(env, target, upper, saved))
@@ -93,9 +93,14 @@ def _transition(
     )
 
 
-def _candidate(env: Environment, rev: str) -> Checkpoint:
-    """Return the checkpoint that keeps unsealed changes; the commit drops it if there are none."""
-    return new_checkpoint(env, sealed_chain(env), f"saved before rollback to {rev}", None)
+def _candidate(ctx: Context, env: Environment, rev: str) -> Checkpoint:
+    """Return the checkpoint that keeps unsealed changes; the commit drops it if there are none.
+
+    Raises StateError where there are some and the kernel could not mount them any more. What is
+    written from now on is kept even so.
+    """
+    chain = (env.upper, *env.lowers) if is_untouched(ctx, env) else sealed_chain(env)
+    return new_checkpoint(env, chain, f"saved before rollback to {rev}", None)
 
 
 def _require_whole(ctx: Context, target: Revision) -> None:

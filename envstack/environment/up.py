@@ -7,11 +7,13 @@ import json
 import os
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
+from envstack.environment.checkpoint import is_untouched
 from envstack.environment.context import now, visible_mount
-from envstack.environment.mounting import is_within, mount
+from envstack.environment.mounting import is_within, mount, put_back, remove_mount_point
 from envstack.environment.steps import Step
 from envstack.environment.swap import commit, discard, make_spare
 from envstack.errors import EnvstackError, StateError
@@ -39,25 +41,36 @@ def up(ctx: Context, env: Environment | None, stack: StackFile, progress: Progre
     Returns the environment as it stands. Raises StateError where the stack file says something
     else than what is up or what the history stands on, and what building a layer raises.
     """
-    if env is not None and env.wanted and visible_mount(env):
+    if env is not None and env.wanted and (visible_mount(env) or env.id in ctx.kept):
         _require_same(env, stack, "is up")
+        if not visible_mount(env):
+            put_back(ctx, env)
+            ctx.faults.pop(env.id, None)
         return env
+    known = env
     with ExitStack() as undo:
         if env is None:
             env = _declare(ctx, stack, progress, undo)
         elif env.stack != stack.canonical():
             env = _redeclare(ctx, env, stack, progress, undo)
-        _mount(ctx, env)
+        _mount(ctx, env, _obsolete(known, env))
         undo.pop_all()
     final = env
     ctx.defer(lambda: make_spare(ctx, final))
     return replace(env, wanted=True)
 
 
-def _mount(ctx: Context, env: Environment) -> None:
+def _obsolete(known: Environment | None, env: Environment) -> set[LayerId]:
+    """Return the layers that stood under the stack file as it was, and are no part of it now."""
+    before = () if known is None else (*known.base, known.upper)
+    return set(before) - {*env.base, env.upper}
+
+
+def _mount(ctx: Context, env: Environment, obsolete: set[LayerId]) -> None:
     _require_free(ctx, env)
     after = replace(env, wanted=True)
     states = dict.fromkeys(env.base, LayerState.SEALED) | {env.upper: LayerState.UPPER}
+    states |= dict.fromkeys(obsolete, LayerState.DISCARDED)
     transition = Transition(Op.UP, after, states)
     ctx.announce(Step.REGISTER)
     ctx.store.db.begin(transition)
@@ -67,6 +80,8 @@ def _mount(ctx: Context, env: Environment) -> None:
         ctx.store.db.abandon(env.id, [])
         raise
     commit(ctx, env, transition)
+    for layer in obsolete:
+        ctx.defer(partial(discard, ctx, layer))
 
 
 def _require_free(ctx: Context, env: Environment) -> None:
@@ -93,11 +108,9 @@ def _declare(ctx: Context, stack: StackFile, progress: Progress, undo: ExitStack
     """Return a new environment, its layers built and its upper named, not in the store as yet."""
     env_id = EnvId(new_id())
     undo.callback(ctx.store.db.purge, env_id)
-    upper = Layer(LayerId(new_id()), LayerKind.UPPER, LayerState.BUILDING)
     base = _build_base(ctx, env_id, stack, progress, undo)
-    ctx.store.db.add_layer(env_id, upper)
-    undo.callback(discard, ctx, upper.id)
-    return Environment(
+    upper = _name_upper(ctx, env_id, undo)
+    env = Environment(
         id=env_id,
         name=stack.name,
         stack_path=stack.path,
@@ -105,12 +118,23 @@ def _declare(ctx: Context, stack: StackFile, progress: Progress, undo: ExitStack
         mount=stack.mount,
         stack=stack.canonical(),
         base=base,
-        upper=upper.id,
+        upper=upper,
         lowers=base,
         head=None,
         wanted=False,
         created_at=now(),
     )
+    if not os.path.lexists(env.mount):
+        undo.callback(remove_mount_point, env)
+    return env
+
+
+def _name_upper(ctx: Context, env: EnvId, undo: ExitStack) -> LayerId:
+    """Return a new upper that is no more than a row as yet."""
+    upper = Layer(LayerId(new_id()), LayerKind.UPPER, LayerState.BUILDING)
+    ctx.store.db.add_layer(env, upper)
+    undo.callback(discard, ctx, upper.id)
+    return upper.id
 
 
 def _redeclare(
@@ -124,11 +148,12 @@ def _redeclare(
     renamed = replace(env, name=stack.name, mount=stack.mount, stack=stack.canonical())
     if _layers_of(env) == _layers_of(renamed):
         return renamed
-    untouched = not ctx.store.layers.exists(env.upper) or ctx.store.layers.is_empty(env.upper)
+    untouched = not ctx.store.layers.exists(env.upper) or is_untouched(ctx, env)
     if ctx.store.db.checkpoints(env.id) or not untouched:
         _require_same(env, stack, "has a history that stands on the layers as they were")
     base = _build_base(ctx, env.id, stack, progress, undo)
-    return replace(renamed, base=base, lowers=base)
+    # A fresh one, because the root of the old one is like that of the old base.
+    return replace(renamed, base=base, lowers=base, upper=_name_upper(ctx, env.id, undo))
 
 
 def _layers_of(env: Environment) -> object:

@@ -216,6 +216,11 @@ def set_propagation(path: bytes, flags: int) -> None:
     )
 
 
+def syncfs(descriptor: int) -> None:
+    """Write out all of the file system that `descriptor` is on (syncfs(2))."""
+    _check(_libc.syncfs(ctypes.c_int(descriptor)), "syncfs")
+
+
 def unshare(flags: int) -> None:
     """Move the calling thread into new namespaces (unshare(2)); os.unshare came with 3.12."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")

@@ -1,9 +1,9 @@
 """One path followed down in several directory trees at once, by open directories alone.
 
 No path string is handed to the kernel, so trees may be deeper than PATH_MAX, and no symlink put in
-the way is followed. The number of descriptors is bounded: the directories opened first, those
-nearest the roots, are closed first, and are walked to anew when the descent comes back up to them;
-each such walk leaves the levels just above open, so that it is rarely needed.
+the way is followed. The number of descriptors is bounded: of each tree, those nearest the root are
+closed first, and are walked to anew when the descent comes back up to them; such a walk leaves the
+levels just above open, so that it is rarely needed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from typing import Self
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MOST = 4096
+"""Directories held open in all, however many more there might be."""
 
 
-def _bound() -> int:
-    """Return how many directories to hold open: enough to be quick, few enough to leave room."""
+def _share(trees: int) -> int:
+    """Return how many directories of each tree to hold open: enough to be quick, and leave room."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1024 if soft == resource.RLIM_INFINITY else max(16, min(1024, soft // 4))
+    room = _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // 4)
+    return max(1, room // trees)
 
 
 def _mount_id(fd: int) -> bytes:
@@ -51,9 +54,10 @@ class Descent:
     def __init__(self, roots: Sequence[bytes]) -> None:
         self._roots = tuple(roots)
         self._names: list[bytes] = []
-        self._open: dict[tuple[int, int], int] = {}
+        # Of each tree, depth to descriptor: neighbouring depths, the least first.
+        self._open: tuple[dict[int, int], ...] = tuple({} for _ in roots)
         self._mounts: dict[int, bytes] = {}
-        self._bound = _bound()
+        self._share = _share(len(roots))
 
     def __enter__(self) -> Self:
         return self
@@ -64,8 +68,9 @@ class Descent:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])
+        for opened in self._open:
+            while opened:
+                os.close(opened.popitem()[1])
 
     def enter(self, name: bytes) -> None:
         """Go down to `name`; nothing is opened until it is asked for."""
@@ -74,17 +79,15 @@ class Descent:
     def leave(self) -> bytes:
         """Go up again; returns the name that was left."""
         depth = len(self._names)
-        for tree in range(len(self._roots)):
-            fd = self._open.pop((depth, tree), None)
-            if fd is not None:
-                os.close(fd)
+        for opened in self._open:
+            if depth in opened:
+                os.close(opened.pop(depth))
         return self._names.pop()
 
     def fd(self, tree: int) -> int:
         """Return the directory of `tree` at this place, to be used before the next call of `fd`."""
-        depth = len(self._names)
-        fd = self._open.get((depth, tree))
-        return self._walk(tree, depth) if fd is None else fd
+        fd = self._open[tree].get(len(self._names))
+        return self._walk(tree) if fd is None else fd
 
     def path(self, name: bytes) -> bytes:
         """Return the path of an entry at this place, relative to the roots."""
@@ -94,20 +97,20 @@ class Descent:
         """Return the path of an entry of `tree`, for messages."""
         return self._roots[tree] + b"/" + self.path(name)
 
-    def _walk(self, tree: int, depth: int) -> int:
-        level = depth - 1
-        while level > 0 and (level, tree) not in self._open:
-            level -= 1
-        fd = self._open.get((max(level, 0), tree))
-        if fd is None:
+    def _walk(self, tree: int) -> int:
+        """Open what lies between the deepest directory that is open and this place."""
+        level = next(reversed(self._open[tree]), None)
+        if level is None:
             level, fd = 0, self._open_root(tree)
-        for above in range(max(level, 0), depth):
+        else:
+            fd = self._open[tree][level]
+        for above in range(level, len(self._names)):
             fd = self._open_child(tree, above, fd)
         return fd
 
     def _open_root(self, tree: int) -> int:
         fd = os.open(self._roots[tree], _DIRECTORY)
-        self._keep(0, tree, fd)
+        self._keep(tree, 0, fd)
         self._mounts[tree] = _mount_id(fd)
         return fd
 
@@ -119,13 +122,14 @@ class Descent:
             if fault.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise FileNotFoundError(errno.ENOENT, "No such directory", name) from fault
             raise
-        self._keep(above + 1, tree, fd)
+        self._keep(tree, above + 1, fd)
         if _mount_id(fd) != self._mounts[tree]:
-            os.close(self._open.pop((above + 1, tree)))
+            os.close(self._open[tree].pop(above + 1))
             raise OtherMountError(errno.EXDEV, os.strerror(errno.EXDEV), name)
         return fd
 
-    def _keep(self, depth: int, tree: int, fd: int) -> None:
-        while len(self._open) >= self._bound:
-            os.close(self._open.pop(next(iter(self._open))))
-        self._open[depth, tree] = fd
+    def _keep(self, tree: int, depth: int, fd: int) -> None:
+        opened = self._open[tree]
+        while len(opened) >= self._share:
+            os.close(opened.pop(next(iter(opened))))
+        opened[depth] = fd

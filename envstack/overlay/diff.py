@@ -43,8 +43,8 @@ def diff(a: Sequence[LayerTree], b: Sequence[LayerTree]) -> Generator[Change, No
     """Yield what a user sees changed from chain `a` to chain `b`, both topmost first, by path.
 
     The upper of a mounted environment is the first element of its chain. Times alone are no
-    change. The order is that of the paths' bytes. Up to 1,024 directories, and never more than a
-    quarter of the soft RLIMIT_NOFILE, are held open until the iterator is exhausted or closed.
+    change. The order is that of the paths' bytes. A quarter of the soft RLIMIT_NOFILE, and if that
+    is less, one directory a layer, may be held open until the iterator is exhausted or closed.
 
     Raises errors.Damaged if a layer is not there, errors.Unsupported for an entry that needs
     layers it came from, and OSError.
@@ -185,19 +185,21 @@ class _Comparison:
 
     def _same_file(self, name: bytes, old: Entry, new: Entry) -> bool:
         with ExitStack() as files:
-            one = self._open(name, old)
-            files.callback(os.close, one)
-            other = self._open(name, new)
-            files.callback(os.close, other)
+            one, other = (self._open(name, entry, files) for entry in (old, new))
             return same_bytes(one, other, new.status.st_size)
 
-    def _open(self, name: bytes, entry: Entry) -> int:
+    def _open(self, name: bytes, entry: Entry, files: ExitStack) -> int:
+        """Open a regular file; raises FileNotFoundError if it is something else by now."""
         try:
-            return os.open(name, _FILE, dir_fd=self._place.fd(entry.tree))
+            file = os.open(name, _FILE, dir_fd=self._place.fd(entry.tree))
         except OSError as fault:
-            if fault.errno in (errno.ELOOP, errno.ENXIO):  # a symlink or a socket by now
-                raise FileNotFoundError(errno.ENOENT, "No such file", name) from fault
+            if fault.errno in (errno.ELOOP, errno.ENXIO):  # a symlink, a socket
+                raise FileNotFoundError(errno.ENOENT, "No longer a regular file", name) from fault
             raise
+        files.callback(os.close, file)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "No longer a regular file", name)
+        return file
 
 
 def _kind(entry: Entry) -> FileKind:

@@ -6,11 +6,13 @@ One connection and one writer; each method that writes is one transaction, durab
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from envstack.errors import Damaged, EnvstackError, NotFound, StateError
 from envstack.model import (
@@ -34,7 +36,6 @@ from envstack.store.records import (
 )
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator
 
 FORMAT = 1
@@ -56,26 +57,18 @@ class Database:
     def __init__(self, path: bytes | os.PathLike[bytes]) -> None:
         """Open or make the database at `path`. Raises Damaged for a newer or unreadable one."""
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        with _explained():
+            _require_known_format(os.fsencode(path))
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise Damaged(
-                f"the store's database cannot be read: {error}",
-                "put back a copy of meta.db, or move the store aside and start anew",
-            ) from error
+            with _explained():
+                self._prepare()
         except BaseException:
             self._connection.close()
             raise
 
     def _prepare(self) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if found > FORMAT:
-            raise Damaged(
-                f"the store has format {found}; this version of envstack knows {FORMAT}",
-                "use the newer envstack that wrote it",
-            )
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         if found == 0:
@@ -112,7 +105,7 @@ class Database:
             self._connection.execute("ROLLBACK")
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._lock, _explained():
             return self._connection.execute(query, values).fetchall()
 
     def environments(self) -> list[Environment]:
@@ -266,6 +259,39 @@ class Database:
             connection.execute(
                 "UPDATE layer SET state = ? WHERE env = ?", (LayerState.DISCARDED, env)
             )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise Damaged for a file that is no whole database, EnvstackError for one out of reach."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise EnvstackError(f"the store's database cannot be used: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise Damaged(
+            f"the store's database cannot be read: {error}",
+            "put back a copy of meta.db, or move the store aside and start anew",
+        ) from error
+
+
+def _require_known_format(path: bytes) -> None:
+    """Raise Damaged for a newer store.
+
+    Read-only, because closing the last connection that may write would move what the newer daemon
+    committed last from its write-ahead log into the database (sqlite.org/wal.html).
+    """
+    if not os.path.exists(path):
+        return
+    # Without a log, `immutable` keeps SQLite from making one beside the database.
+    how = "mode=ro" if os.path.exists(path + b"-wal") else "immutable=1"
+    with closing(sqlite3.connect(f"file:{quote(path)}?{how}", uri=True)) as connection:
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > FORMAT:
+        raise Damaged(
+            f"the store has format {found}; this version of envstack knows {FORMAT}",
+            "use the newer envstack that wrote it",
+        )
 
 
 def _set_states(connection: sqlite3.Connection, states: dict[LayerId, LayerState]) -> None:

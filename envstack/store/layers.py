@@ -7,14 +7,16 @@ interrupted. Nothing here decides whether a layer is still needed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import subprocess
 from contextlib import suppress
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from envstack.errors import EnvstackError
+from envstack.linux.syscalls import syncfs
 from envstack.model import LayerId
+from envstack.store.removal import remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,12 +62,21 @@ class Layers:
         _sync_directory(self._layers)
 
     def make_upper(self, layer: LayerId, record: dict[str, Any]) -> None:
-        """Make an empty upper with its workdir; its name is durable when this returns."""
-        path = self._path(layer)
-        for directory in (path, self.fs(layer), self.work(layer)):
+        """Make an empty upper with its workdir; it appears whole, durably, or not at all.
+
+        One that is there already stays: a request and the background may make the same.
+        """
+        staged = os.path.join(self._staging, f"{layer}.{token_hex(4)}".encode())
+        for directory in (staged, os.path.join(staged, b"fs"), os.path.join(staged, b"work")):
             os.mkdir(directory, 0o700)
-        _write_record(path, record)
-        _sync_directory(path)
+        _write_record(staged, record)
+        _sync_directory(staged)
+        try:
+            os.rename(staged, self._path(layer))
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            remove(staged)
         _sync_directory(self._layers)
 
     def describe(self, layer: LayerId, record: dict[str, Any]) -> None:
@@ -83,14 +94,14 @@ class Layers:
 
     def drop_work(self, layer: LayerId) -> None:
         """Remove the workdir of an upper that has become a layer."""
-        _remove(self.work(layer))
+        remove(self.work(layer))
 
     def delete(self, layer: LayerId) -> None:
         """Delete a layer with all it holds; a layer that is not there is no error."""
         staged = os.path.join(self._staging, layer.encode())
         with suppress(FileNotFoundError):
             os.rename(self._path(layer), staged)
-        _remove(staged)
+        remove(staged)
 
     def names(self) -> Iterator[LayerId]:
         """Yield the names in `layers/`."""
@@ -110,7 +121,7 @@ class Layers:
     def sweep(self) -> None:
         """Delete whatever a killed daemon left in `staging/`."""
         for name in os.listdir(self._staging):
-            _remove(os.path.join(self._staging, name))
+            remove(os.path.join(self._staging, name))
 
 
 def _write_record(directory: bytes, record: dict[str, Any]) -> None:
@@ -130,17 +141,9 @@ def _sync_directory(path: bytes) -> None:
 
 
 def _sync_tree(path: bytes) -> None:
-    """Flush a built tree with `sync -f` (syncfs(2)): one call instead of one a file."""
-    _run(["sync", "-f", os.fsdecode(path)])
-
-
-def _remove(path: bytes) -> None:
-    """Delete a tree of any depth; coreutils' rm walks by descriptor and keeps no path."""
-    _run(["rm", "-rf", "--one-file-system", "--", os.fsdecode(path)])
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise EnvstackError(f"{command[0]} failed: {said[-1] if said else done.returncode}")
+    """Flush the file system of a built tree: one call instead of one a file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        syncfs(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from envstack.errors import Damaged
 from envstack.model import Chain, LayerKind
 from envstack.store.database import Database
 from envstack.store.layers import Layers
@@ -20,8 +22,17 @@ class Store:
 
     def __init__(self, home: bytes) -> None:
         self.home = home
-        self.layers = Layers(home)
-        self.db = Database(os.path.join(home, b"meta.db"))
+        with suppress(FileExistsError):
+            os.mkdir(home, 0o700)
+        database = os.path.join(home, b"meta.db")
+        _require_database(database, os.path.join(home, b"layers"))
+        # First the database: a store of a newer format is left untouched.
+        self.db = Database(database)
+        try:
+            self.layers = Layers(home)
+        except BaseException:
+            self.db.close()
+            raise
 
     def __enter__(self) -> Store:
         return self
@@ -48,3 +59,13 @@ class Store:
         """Delete a layer's directory, then its row; may be repeated after an interruption."""
         self.layers.delete(layer)
         self.db.remove_layer(layer)
+
+
+def _require_database(database: bytes, layers: bytes) -> None:
+    """Raise Damaged if there are layers and nothing that knows them: a new database would not."""
+    has_database = os.path.exists(database) and os.path.getsize(database) > 0
+    if not has_database and os.path.isdir(layers) and os.listdir(layers):
+        raise Damaged(
+            f"the store has layers, and its database is gone: {os.fsdecode(database)}",
+            "put back a copy of it, or move the store aside and start anew",
+        )

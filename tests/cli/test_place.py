@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from envstack.linux import syscalls
+from tests.cli.harness import status
 from tests.support import needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.cli.harness import Cli, FakeDaemon
+    from tests.cli.harness import Cli, FakeCall, FakeDaemon
 
 
 def meant(daemon: FakeDaemon) -> dict[str, str]:
@@ -154,15 +155,16 @@ def test_the_stack_file_of_a_merged_tree_is_read_from_the_project_below(
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("arguments", [("status",), ("up",), ("up", "envstack.yaml"), ("init",)])
 def test_a_tree_that_was_swapped_out_is_no_environment(
-    cli: Cli, daemon: FakeDaemon, project: Path
+    cli: Cli, daemon: FakeDaemon, project: Path, arguments: tuple[str, ...]
 ) -> None:
-    with mounted("envstack:old", project / "merged") as old:
-        (old / "envstack.yaml").touch()
-        cli.cwd = old
+    with mounted("envstack:old", project / "merged") as old, mounted("tmpfs", old) as cwd:
+        (cwd / "envstack.yaml").touch()
+        cli.cwd = cwd
         detach = "from envstack.linux import syscalls\nsyscalls.umount(os.getcwdb(), 2)"
-        done = cli.python(detach, "status", "--json")
-        subprocess.run([needs.program("mount"), "-t", "tmpfs", "again", old], check=True)
+        done = cli.python(detach, *arguments, "--json")
+        subprocess.run([needs.program("mount"), "-t", "tmpfs", "tmpfs", cwd], check=True)
     assert (done.code, done.error["kind"]) == (4, "state")
     assert done.error["hint"] == 'cd "$PWD"'
     assert daemon.calls == []
@@ -170,14 +172,12 @@ def test_a_tree_that_was_swapped_out_is_no_environment(
 
 @pytest.mark.kernel
 def test_the_command_is_no_holder_itself(cli: Cli, daemon: FakeDaemon, merged: Path) -> None:
-    def cwd_of(pid: int) -> str:
-        return os.readlink(f"/proc/{pid}/cwd")
+    def look(call: FakeCall) -> dict[str, str]:
+        return status(name=os.readlink(f"/proc/{call.peer_pid}/cwd"))
 
-    seen: list[str] = []
-    daemon.answers["env.status"] = lambda call: seen.append(cwd_of(call.peer_pid)) or {}
+    daemon.answers["env.status"] = look
     cli.cwd = merged
-    cli("status", "--json")
-    assert seen == ["/"]
+    assert cli("status", "--json").document["name"] == "/"
 
 
 def test_a_tree_deeper_than_a_path_can_say_is_no_obstacle(

@@ -184,7 +184,7 @@ def test_progress_is_shown_on_a_terminal_and_wiped_away(cli: Cli, daemon: FakeDa
     assert "\r\x1b[2Klayer 1 of 2\\x07 5 of 10\r\x1b[2K" in done.out
     assert cli("up").err == ""
     with cli.on_terminal("up", "--json") as terminal:
-        assert "layer" not in terminal.finish().out
+        assert "layer 1 of 2" not in terminal.finish().out
 
 
 def test_ctrl_c_on_a_terminal_leaves_a_clean_line(cli: Cli, daemon: FakeDaemon) -> None:

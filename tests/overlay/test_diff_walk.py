@@ -181,6 +181,7 @@ def test_changes_come_sorted_by_path(layer: Callable[[str], Path]) -> None:
     assert {b"!", b".", b"a", b"a-b", b"a/b", b"a0"} <= set(found)
 
 
+@pytest.mark.slow
 def test_trees_beyond_path_max_and_the_recursion_limit_are_walked_with_few_descriptors(
     layer: Callable[[str], Path], few_descriptors: None
 ) -> None:

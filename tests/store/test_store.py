@@ -341,3 +341,20 @@ def test_sweeping_empties_staging_alone(layers: Layers, home: Path) -> None:
     layers.sweep()
     assert os.listdir(home / "staging") == []
     assert list(layers.names()) == ["6" * 16]
+
+
+def test_the_workdir_of_a_layer_that_is_gone_is_gone(layers: Layers, home: Path) -> None:
+    layers.drop_work(LayerId("5" * 16))
+    assert list(layers.names()) == []
+
+
+def test_deleting_reaches_nothing_through_a_link(layers: Layers, home: Path) -> None:
+    layer = LayerId("5" * 16)
+    layers.make_upper(layer, {"id": layer})
+    (home / "precious").write_text("precious")
+    tree = home / "layers" / layer / "fs"
+    (tree / "up").symlink_to(home)
+    os.link(home / "precious", tree / "linked")
+    layers.delete(layer)
+    assert (home / "precious").read_text() == "precious"
+    assert os.listdir(home / "staging") == []
