@@ -58,32 +58,38 @@ def _is_up(row: dict[str, Any], paint: Paint) -> str:
     return f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
 
 
-def down(ctx: typer.Context, purge: _Purge = False, yes: _Yes = False, json: Json = False) -> None:
+def down(
+    ctx: typer.Context,
+    stackfile: _StackFile = None,
+    purge: _Purge = False,
+    yes: _Yes = False,
+    json: Json = False,
+) -> None:
     """Unmount the merged tree.
 
-    Its changes and its history are kept for the next `envstack up`.
+    Its changes and its history are kept for the next `envstack up`. An environment whose project
+    is gone is named by the path that its stack file had.
 
     \b
     Examples:
       envstack down
       envstack down --purge       # delete its changes and its history for good
+      envstack down --purge /gone/project/envstack.yaml
     """
     out = begin(ctx, json)
     calls.require_root()
-    target = place.here()
+    target = place.here() if stackfile is None else place.known_by(stackfile)
     with calls.started() if purge else calls.running() as client:
         if purge and not yes and out.can_ask():
-            _confirm_purge(out, client, target)
+            _confirm_purge(out)
         answer = calls.call(out, client, "env.down", **target, purge=purge)
         what = "deleted, with its history" if purge else "down"
         out.show(answer, [f"{out.paint('bold', text.escaped(answer['name']))} is {what}"])
 
 
-def _confirm_purge(out: Output, client: Client, target: place.Target) -> None:
+def _confirm_purge(out: Output) -> None:
     """Raise EnvstackError unless the user says yes."""
-    count = len(calls.call(out, client, "env.log", **target))
-    losses = f"its unsealed changes and {text.number_of(count, 'checkpoint')}"
-    if not out.ask(f"This deletes the environment with {losses}. Go on?"):
+    if not out.ask("This deletes the environment, its unsealed changes and its history. Go on?"):
         raise EnvstackError("nothing was deleted")
 
 

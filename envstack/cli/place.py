@@ -45,6 +45,12 @@ def named(path: str) -> Target:
     current_directory()
     if not os.path.lexists(path):
         raise NotFound(f"there is no {path}", "envstack init")
+    return known_by(path)
+
+
+def known_by(path: str) -> Target:
+    """Return the environment that the stack file at `path` made, whether or not it is there now."""
+    current_directory()
     target = {"stack": os.path.realpath(path)}
     os.chdir("/")
     return target

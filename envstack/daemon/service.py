@@ -169,6 +169,8 @@ class Service:
 
     async def _log(self, _call: Call, raw: dict[str, Any]) -> Any:
         def work(env: Environment) -> Any:
+            if not env.wanted:
+                raise NotUp(f"environment {env.name!r} is not up", "envstack up")
             return shapes.log(history.log(self._ctx, env), env.head)
 
         return await self._on_environment(Params(raw), work)

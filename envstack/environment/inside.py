@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from envstack.linux.mountinfo import Mount
     from envstack.model import Holder
 
-_NAMED = 4
-"""How many holders a message names."""
-
 
 def require_nobody(mount: Mount, ignore: frozenset[int], what: str) -> None:
     """Raise Held if anybody is inside; `what` is the operation, for the message."""
@@ -52,10 +49,9 @@ def require_strandable(
 
 
 def describe(holders: Iterable[Holder]) -> str:
-    """Return holders as a clause: who has what, the first few of them."""
-    clauses = [_clause(holder) for holder in holders]
-    more = f" and {len(clauses) - _NAMED} more" if len(clauses) > _NAMED else ""
-    return "; ".join(clauses[:_NAMED]) + more
+    """Return holders as a clause: what the first of them has, and how many more there are."""
+    first, *others = holders
+    return _clause(first) + (f", and {len(others)} more are inside" if others else "")
 
 
 def _clause(holder: Holder) -> str:

@@ -1,7 +1,7 @@
 """Copying a directory tree into a layer: all that a lower layer by reference would show of it.
 
-Bytes first, then owner, mode, extended attributes (capabilities last, since a change of owner takes
-them away), then times; a directory's own when all is in it. The source may be in use: what
+Bytes first, then owner, mode, extended attributes (a change of owner or of bytes takes capabilities
+away), then times; a directory's own when all is in it. The source may be in use: what
 vanishes while it is copied is left out.
 """
 
@@ -29,7 +29,6 @@ _ROOT = b"."
 _TICK = 256
 """Entries between two calls of `tick`."""
 _ATTEMPTS = 3
-_CAPABILITY = "security.capability"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPLACED = {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EINVAL}
@@ -161,10 +160,10 @@ class _Copy:
         return _Found(status, attributes)
 
     def _attributes(self, name: bytes, where: xattrs.Where) -> tuple[tuple[str, bytes], ...]:
-        """Return what goes with the copy, capabilities last."""
+        """Return what goes with the copy."""
         names = xattrs.names(where)
         refuse_references(self._place.full_path(_SOURCE, name), names, self._marks)
-        kept = sorted(portable(names, self._marks), key=_CAPABILITY.__eq__)
+        kept = portable(names, self._marks)
         values = ((attribute, xattrs.value(where, attribute)) for attribute in kept)
         return tuple((attribute, value) for attribute, value in values if value is not None)
 

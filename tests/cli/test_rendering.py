@@ -207,9 +207,8 @@ def test_ctrl_c_on_a_terminal_leaves_a_clean_line(cli: Cli, daemon: FakeDaemon) 
 def test_a_purge_at_a_terminal_asks_first(
     cli: Cli, daemon: FakeDaemon, answer: str, code: int, purged: bool
 ) -> None:
-    daemon.answers["env.log"] = [logged(1), logged(2)]
     with cli.on_terminal("down", "--purge") as terminal:
-        assert "2 checkpoints" in terminal.read_until("[y/N]")
+        assert "its history" in terminal.read_until("[y/N]")
         terminal.type(f"{answer}\n")
         assert terminal.finish().code == code
     assert ("env.down" in daemon.methods) == purged
@@ -222,6 +221,13 @@ def test_a_purge_does_not_ask_where_the_answer_is_given_or_a_script_runs(
     with cli.on_terminal("down", "--purge", *arguments) as terminal:
         assert terminal.finish().code == 0
     assert daemon.calls[-1][1]["purge"] is True
+
+
+def test_an_environment_whose_project_is_gone_is_named_by_its_stack_file(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    assert cli("down", "--purge", "/gone/project/envstack.yaml").code == 0
+    assert daemon.calls[-1][1]["stack"] == "/gone/project/envstack.yaml"
 
 
 def test_a_purge_without_a_terminal_does_not_ask(cli: Cli, daemon: FakeDaemon) -> None:

@@ -55,7 +55,7 @@ def _attached(pid: int, arguments: list[str]) -> Iterator[None]:
             waiting.until(lambda: _is_traced(pid, strace), "strace on every thread")
             yield
         finally:
-            strace.terminate()
+            strace.kill()  # asked to end, it waits for every thread, and may do so for ever
 
 
 def _is_traced(pid: int, strace: subprocess.Popen[bytes]) -> bool:

@@ -124,6 +124,8 @@ def base(layer: Path) -> None:
     os.link(layer / "file", layer / "hard")
     os.mkfifo(layer / "pipe")
     (layer / "empty").mkdir()
+    (layer / "covered/deep").mkdir(parents=True)
+    (layer / "covered/deep/file").touch()
     os.setxattr(layer / "file", "user.colour", b"red")
     os.setxattr(layer / "d", "user.colour", b"red")
 
@@ -284,7 +286,7 @@ def hides_and_shows(layer: Path) -> None:
     (layer / "d").mkdir()
     os.setxattr(layer / "d", "trusted.overlay.opaque", b"y")
     (layer / "d/two").write_text("another two")
-    (layer / "empty").write_text("a file over a directory")
+    (layer / "covered").write_text("a file over a directory")
     os.setxattr(layer, "trusted.overlay.opaque", b"y")
 
 
@@ -299,7 +301,7 @@ def hides_by_attributes(layer: Path) -> None:
 
 def covers_again(layer: Path) -> None:
     """Directories over the files and whiteouts of the layer below."""
-    for name in ("d/e", "empty/sub", "file", "of-nothing"):
+    for name in ("d/e", "covered/deep", "file", "of-nothing"):
         (layer / name).mkdir(parents=True)
         (layer / name / "later").touch()
 

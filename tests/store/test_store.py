@@ -153,6 +153,21 @@ def test_a_corrupt_database_is_damaged_and_left_as_it_is(
     assert database.read_bytes() == broken
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_layers_without_their_database_are_left_where_they_are(
+    store: Store, home: Path, left: str
+) -> None:
+    store.layers.make_upper(UPPER.id, {})
+    store.db.close()
+    for file in home.glob("meta.db*"):
+        file.unlink()
+    if left == "an empty file":
+        (home / "meta.db").touch()
+    with pytest.raises(Damaged):
+        Store(os.fsencode(home))
+    assert [entry.name for entry in (home / "layers").iterdir()] == [UPPER.id]
+
+
 def test_a_database_that_cannot_be_opened_is_not_called_damaged(home: Path) -> None:
     home.mkdir()
     (home / "meta.db").mkdir()
