@@ -25,17 +25,27 @@ _THREADS = 2
 
 
 class Jobs:
-    """Runs jobs in threads of their own, in tasks of the group that is handed in."""
+    """Runs jobs in threads of their own, in tasks of the group that is handed in.
+
+    Jobs may be deferred from the start; they begin with `open`, once recovery has sorted the store
+    and no longer expects to be alone with it.
+    """
 
     def __init__(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
         self._threads = CapacityLimiter(_THREADS)
+        self._opened = anyio.Event()
+
+    def open(self) -> None:
+        """Begin with the jobs that were deferred, and from now on with each at once."""
+        self._opened.set()
 
     def defer(self, job: Job) -> None:
         """Take a job from a worker thread."""
         from_thread.run_sync(self._tasks.start_soon, self._run, job)
 
     async def _run(self, job: Job) -> None:
+        await self._opened.wait()
         pause = _FIRST_PAUSE
         while not await self._attempt(job):
             await anyio.sleep(pause)

@@ -63,8 +63,10 @@ class Service:
         async with AsyncExitStack() as stack:
             store = stack.enter_context(await to_thread.run_sync(Store, self._home))
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
-            self._ctx = Context(store, self._announce, Jobs(self._tasks).defer)
+            jobs = Jobs(self._tasks)
+            self._ctx = Context(store, self._announce, jobs.defer)
             await to_thread.run_sync(recover.recover, self._ctx)
+            jobs.open()
             await self._tasks.start(keep_watch, self._put_back)
             stack.callback(self._tasks.cancel_scope.cancel)
             self._stack = stack.pop_all()

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_WITHIN = 12.0
+"""Seconds: more than twice the longest pause before work in the background is tried again."""
+
 
 class Books:
     """The store at `home`, read while its daemon goes on."""
@@ -29,7 +32,7 @@ class Books:
     def wait_until_in_order(self) -> None:
         """Wait for the work in the background, and fail if it leaves anything that is wrong."""
         try:
-            waiting.until(lambda: not self.faults(), "a store in order", within=5.0)
+            waiting.until(lambda: not self.faults(), "a store in order", within=_WITHIN)
         except TimeoutError:
             found = self.faults()
         else:

@@ -73,11 +73,16 @@ class Crashbox(Sandbox):
         self.orders = Orders(place / "orders")
         self.books = Books(home)
         self._nursery = nursery
-        self._environ = {"ENVSTACK_HOME": str(home)}
+        self._environ = {"ENVSTACK_HOME": str(home), "ENVSTACK_LOG": "debug"}
 
     def start(self) -> dict[str, Any] | None:
         """Start a daemon; return what it said, None if it died in its start."""
         return self._nursery.start(self._environ, self.orders.path)
+
+    def ask(self, method: str, **params: object) -> Any:
+        """Call `env.method` over a connection of its own: any thread may."""
+        with connect(self._places()) as client:
+            return client.call(f"env.{method}", {"stack": str(self.stack), **params})
 
     def edit(self, *edits: Edit) -> None:
         """Change the merged tree, and the judge's alike."""

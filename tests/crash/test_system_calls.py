@@ -34,15 +34,21 @@ MOUNT_CALLS = {
 }
 """The mount calls of each operation; a test holds them against what strace lists."""
 
+_DATABASE = {"pwrite64", "fdatasync"}
+_UPPER = {"mkdir", "fsync", "rename"}
 FILE_CALLS = {
-    "up-with-a-copy": {"pwrite64", "fdatasync", "fsync", "syncfs", "ftruncate", "mkdir", "rename"},
-    "checkpoint": {"pwrite64", "fdatasync", "fsync", "mkdir", "rename"},
-    "rollback-with-discard": {"pwrite64", "fdatasync", "fsync", "mkdir", "rename"},
-    "purge": {"pwrite64", "fdatasync", "rename"},
+    "up-with-a-copy": _DATABASE | _UPPER | {"syncfs", "ftruncate"},
+    "checkpoint": _DATABASE | _UPPER | {"unlinkat"},
+    "rollback-with-discard": _DATABASE | _UPPER | {"unlinkat"},
+    "purge": _DATABASE | {"rename", "unlink", "unlinkat"},
 }
 """The calls on files of the store."""
 
-_STRIDE = {} if os.environ.get("ENVSTACK_CRASH") == "all" else {"pwrite64": 9, "fdatasync": 2}
+_STRIDE = (
+    {}
+    if os.environ.get("ENVSTACK_CRASH") == "all"
+    else {"pwrite64": 9, "fdatasync": 2, "unlinkat": 5}
+)
 """Of these calls the ordinary run kills at every so many-th."""
 
 

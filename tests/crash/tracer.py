@@ -18,8 +18,8 @@ MOUNT_CALLS = (
     *("umount2", "mount"),
 )
 FILE_CALLS = (
-    *("pwrite64", "fdatasync", "fsync", "syncfs", "ftruncate", "fallocate"),
-    *("mkdir", "rename", "unlink"),
+    *("pwrite64", "fdatasync", "fsync", "syncfs", "ftruncate"),
+    *("mkdir", "rename", "unlink", "unlinkat"),
 )
 
 

@@ -442,6 +442,11 @@ def replace_by_fifo(tree: Path, path: str) -> None:
     os.mkfifo(tree / path)
 
 
+def replace_by_empty_directory(tree: Path, path: str) -> None:
+    remove(tree, path)
+    (tree / path).mkdir()
+
+
 def replace_by_directory(tree: Path, path: str, child: str) -> None:
     remove(tree, path)
     (tree / path / child).mkdir(parents=True)
@@ -455,7 +460,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just(lambda tree, path: (tree / path).mkdir(parents=True)), PATHS),
     st.tuples(st.just(lambda tree, path, to: (tree / path).symlink_to(to)), PATHS, NAMES),
     st.tuples(st.just(remove), PATHS),
-    st.tuples(st.just(lambda tree, path: remake(tree / path)), PATHS),
+    st.tuples(st.just(replace_by_empty_directory), PATHS),
     st.tuples(st.just(replace_by_fifo), PATHS),
     st.tuples(st.just(replace_by_directory), PATHS, NAMES),
     st.tuples(st.just(rename), PATHS, PATHS),
