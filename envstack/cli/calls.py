@@ -33,7 +33,9 @@ def running() -> Client:
     try:
         return connect(own_places())
     except NotRunning:
-        raise NotUp("nothing is up: no daemon runs", "envstack up") from None
+        raise NotUp(
+            "no daemon runs: what was up is not looked after", "envstack up brings it back"
+        ) from None
 
 
 def started() -> Client:

@@ -109,8 +109,8 @@ def status(ctx: typer.Context, json: Json = False) -> None:
     with calls.running() as client:
         answer = calls.call(out, client, "env.status", **target)
     out.show(answer, _status_lines(answer, out.paint))
-    if answer["state"] == "down":
-        raise NotUp(f"environment {answer['name']!r} is not up", "envstack up")
+    if answer["state"] != "up":
+        raise NotUp(f"environment {answer['name']!r} is {answer['state']}", "envstack up")
 
 
 def _status_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:

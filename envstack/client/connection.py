@@ -123,7 +123,7 @@ class Client:
             raise StateError(
                 f"the daemon (process {self.identity['pid']}) lives in another mount namespace, "
                 "so its mounts are not seen here",
-                "run this command where the daemon was started, or set another ENVSTACK_HOME",
+                f"nsenter -t {self.identity['pid']} -m envstack …, or set another ENVSTACK_HOME",
             )
         home = self.identity.get("home")
         if isinstance(home, str) and not _is_same_directory(os.fsencode(home), self._places.home):
@@ -189,7 +189,8 @@ class Client:
                 data = b""
             if not data:
                 raise ConnectionEnded(
-                    "the daemon ended before it answered", f"see {os.fsdecode(self._places.log)}"
+                    "the daemon ended before it answered; what it began is finished or undone",
+                    f"envstack up; envstack log; see {os.fsdecode(self._places.log)} too",
                 )
             self._received.extend(self._lines.feed(data))
         return self._received.popleft()

@@ -1,7 +1,8 @@
 """Work off the path of an answer: sealing, spare uppers, counting, deleting.
 
-A job is tried again, ever less often, until it says that it is done. One that fails is logged and
-given up: the state it left is taken up again by the next start.
+A job is tried again, ever less often, until it says that it is done, also after an error that may
+pass (a full disk). One that fails otherwise is logged and given up: the state it left is taken up
+again by the next start.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 from anyio import CapacityLimiter, from_thread, to_thread
+
+from envstack.errors import Damaged, EnvstackError
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -47,15 +50,19 @@ class Jobs:
     async def _run(self, job: Job) -> None:
         await self._opened.wait()
         pause = _FIRST_PAUSE
-        while not await self._attempt(job):
+        while not await self._attempt(job, pause):
             await anyio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _attempt(self, job: Job) -> bool:
+    async def _attempt(self, job: Job, pause: float) -> bool:
         done = True
         try:
             with anyio.CancelScope(shield=True):
                 done = await to_thread.run_sync(job, limiter=self._threads)
+        except (EnvstackError, OSError) as error:
+            done = isinstance(error, Damaged)
+            if done or pause == _FIRST_PAUSE:
+                _log.warning("work in the background is put off: %s", error)
         except Exception:
             _log.exception("work in the background failed")
         return done

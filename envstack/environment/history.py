@@ -76,15 +76,18 @@ def _ancestor(
 
 
 def check_tag(ctx: Context, env: Environment, tag: str) -> None:
-    """Raise UsageError if `tag` is not a tag, StateError if it is taken."""
+    """Raise UsageError if `tag` is not a tag, StateError if it is taken, by an id as well."""
     if not _TAG.fullmatch(tag):
         raise UsageError(
             f"{tag!r} is not a tag", "a letter or digit, then letters, digits, '.', '_' and '-'"
         )
     if tag == BASE:
         raise StateError("the tag 'base' is taken: it names the stack alone", "choose another")
-    if any(row.tag == tag for row in ctx.store.db.checkpoints(env.id)):
-        raise StateError(f"the tag {tag!r} is taken", "choose another")
+    for row in ctx.store.db.checkpoints(env.id):
+        if row.tag == tag:
+            raise StateError(f"the tag {tag!r} is taken", "choose another")
+        if len(tag) >= _MIN_PREFIX and row.id.startswith(tag):
+            raise StateError(f"{tag!r} already means checkpoint {row.id}", "choose another tag")
 
 
 def log(ctx: Context, env: Environment) -> list[Checkpoint]:

@@ -15,15 +15,14 @@ if TYPE_CHECKING:
     from envstack.model import Holder
 
 
+_LEAVE = "leave the merged tree (cd), or end what is named"
+
+
 def require_nobody(mount: Mount, ignore: frozenset[int], what: str) -> None:
     """Raise Held if anybody is inside; `what` is the operation, for the message."""
     holders = find_holders(mount, ignore=ignore)
     if holders:
-        raise Held(
-            f"cannot {what}: {describe(holders)}",
-            "leave the merged tree (cd), or end what is named",
-            holders,
-        )
+        raise Held(f"cannot {what}: {describe(holders)}", _LEAVE, holders)
 
 
 def require_strandable(
@@ -34,10 +33,13 @@ def require_strandable(
     Raises Held where somebody is inside and `force` is not given, or does not reach: a file open
     for writing, a bind mount, a mount inside would lose data.
     """
-    if not force:
-        require_nobody(mount, ignore, what)
-        return ()
     holders = find_holders(mount, ignore=ignore)
+    if holders and not force:
+        raise Held(
+            f"cannot {what}: {describe(holders)}",
+            f"{_LEAVE}; --force leaves behind who only looks",
+            holders,
+        )
     harmed = tuple(holder for holder in holders if not holder.strandable)
     if harmed:
         raise Held(

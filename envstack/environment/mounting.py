@@ -74,6 +74,16 @@ def _require_xattrs(work: bytes) -> None:
         ) from error
 
 
+def take_off(ctx: Context, env: Environment) -> None:
+    """Take back a `mount` whose environment could not be recorded; nobody was told of it yet."""
+    mounted = overlay.open_mount(env.mount)
+    try:
+        overlay.detach(mounted)
+    finally:
+        os.close(mounted)
+    ctx.release(env.id)
+
+
 def put_back(ctx: Context, env: Environment) -> None:
     """Attach the kept superblock again where somebody took the mount away.
 
@@ -143,7 +153,7 @@ def make_mount_point(env: Environment) -> None:
     if not os.path.isdir(env.project):
         raise StateError(f"the project {os.fsdecode(env.project)} is gone", "put it back")
     try:
-        os.makedirs(env.mount, mode=0o755, exist_ok=True)
+        _make_directories(env.mount, like=env.project)
     except OSError as error:
         raise StateError(
             f"the mount point {os.fsdecode(env.mount)} cannot be made: {error.strerror}",
@@ -151,8 +161,27 @@ def make_mount_point(env: Environment) -> None:
         ) from error
     private = os.path.join(env.project, _PRIVATE)
     if is_within(env.mount, private):
-        with suppress(FileExistsError), open(os.path.join(private, b".gitignore"), "x") as file:
-            file.write("*\n")
+        ignore = os.path.join(private, b".gitignore")
+        with suppress(FileExistsError):
+            with open(ignore, "x") as file:
+                file.write("*\n")
+            _open_to_all(ignore, 0o644, env.project)
+
+
+def _make_directories(path: bytes, like: bytes) -> None:
+    """Make a directory with those above it, for all to pass, owned by the owner of `like`."""
+    if os.path.isdir(path):
+        return
+    _make_directories(os.path.dirname(path), like)
+    os.mkdir(path)
+    _open_to_all(path, 0o755, like)
+
+
+def _open_to_all(path: bytes, mode: int, like: bytes) -> None:
+    """Set mode and owner: the daemon's umask is 077, and root's environments have users."""
+    owner = os.stat(like)
+    os.chown(path, owner.st_uid, owner.st_gid)
+    os.chmod(path, mode)
 
 
 def remove_mount_point(env: Environment) -> None:

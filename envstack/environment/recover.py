@@ -117,11 +117,12 @@ def restore(ctx: Context, env: Environment) -> None:
                 _adopt(ctx, env)
         elif env.id in ctx.kept:
             put_back(ctx, env)
+            _log.info("%s was unmounted by somebody, and is mounted again", env.name)
         else:
             mount(ctx, env)
     except (EnvstackError, OSError) as error:
         _log.warning("%s cannot be mounted: %s", env.name, error)
-        ctx.faults[env.id] = str(error)
+        ctx.faults[env.id] = (error.strerror if isinstance(error, OSError) else None) or str(error)
     else:
         ctx.faults.pop(env.id, None)
 

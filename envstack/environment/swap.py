@@ -181,9 +181,10 @@ def seal(ctx: Context, upper: LayerId, mounts: tuple[int, ...]) -> bool:
         if error.errno != errno.EBUSY:
             raise
         return False
+    record_sealed(ctx, upper)
+    # Last: what fails before this is tried again, with the same descriptors.
     for descriptor in mounts:
         os.close(descriptor)
-    record_sealed(ctx, upper)
     return True
 
 

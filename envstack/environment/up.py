@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from envstack import stackfile
 from envstack.environment.checkpoint import is_untouched
 from envstack.environment.context import now, visible_mount
-from envstack.environment.mounting import is_within, mount, put_back, remove_mount_point
+from envstack.environment.mounting import is_within, mount, put_back, remove_mount_point, take_off
 from envstack.environment.steps import Step
 from envstack.environment.swap import commit, discard, make_spare
 from envstack.errors import EnvstackError, StateError
@@ -30,6 +30,8 @@ from envstack.sources import directory
 from envstack.store.records import Op, Transition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from envstack.environment.context import Context, Progress
     from envstack.model import Chain
     from envstack.stackfile import DirLayer, StackFile
@@ -47,17 +49,42 @@ def up(ctx: Context, env: Environment | None, stack: StackFile, progress: Progre
             put_back(ctx, env)
             ctx.faults.pop(env.id, None)
         return env
-    known = env
+    env_id = EnvId(new_id()) if env is None else env.id
     with ExitStack() as undo:
-        if env is None:
-            env = _declare(ctx, stack, progress, undo)
-        elif env.stack != stack.canonical():
-            env = _redeclare(ctx, env, stack, progress, undo)
-        _mount(ctx, env, _obsolete(known, env))
+        undo.callback(_undo, ctx, env_id, env)
+        declared = _declared(ctx, env_id, env, stack, progress)
+        if env is None and not os.path.lexists(declared.mount):
+            undo.callback(remove_mount_point, declared)
+        _mount(ctx, declared, _obsolete(env, declared))
         undo.pop_all()
-    final = env
-    ctx.defer(lambda: make_spare(ctx, final))
-    return replace(env, wanted=True)
+    ctx.defer(partial(make_spare, ctx, declared))
+    return replace(declared, wanted=True)
+
+
+def _declared(
+    ctx: Context, env_id: EnvId, env: Environment | None, stack: StackFile, progress: Progress
+) -> Environment:
+    """Return the environment as the stack file has it, its layers built."""
+    if env is None:
+        return _declare(ctx, env_id, stack, progress)
+    if env.stack != stack.canonical():
+        return _redeclare(ctx, env, stack, progress)
+    return env
+
+
+def _undo(ctx: Context, env_id: EnvId, known: Environment | None) -> None:
+    """Forget what was built for an `up` that failed: all of a new environment, else the layers.
+
+    Where a new environment cannot be forgotten, for want of space, it stays whole, and down.
+    """
+    if known is None and ctx.store.db.knows(env_id):
+        ctx.store.db.purge(env_id)
+    for layer in ctx.store.db.layers(env_id):
+        if layer.state in (LayerState.BUILDING, LayerState.DISCARDED):
+            try:
+                discard(ctx, layer.id)
+            except (EnvstackError, OSError):
+                ctx.defer(partial(discard, ctx, layer.id))
 
 
 def _obsolete(known: Environment | None, env: Environment) -> set[LayerId]:
@@ -74,12 +101,12 @@ def _mount(ctx: Context, env: Environment, obsolete: set[LayerId]) -> None:
     transition = Transition(Op.UP, after, states)
     ctx.announce(Step.REGISTER)
     ctx.store.db.begin(transition)
-    try:
+    with ExitStack() as back:
+        back.callback(ctx.store.db.abandon, env.id, [])
         mount(ctx, after)
-    except BaseException:
-        ctx.store.db.abandon(env.id, [])
-        raise
-    commit(ctx, env, transition)
+        back.callback(take_off, ctx, after)
+        commit(ctx, env, transition)
+        back.pop_all()
     for layer in obsolete:
         ctx.defer(partial(discard, ctx, layer))
 
@@ -100,17 +127,14 @@ def _require_same(env: Environment, stack: StackFile, why: str) -> None:
         words = "; ".join(stackfile.differences(env.stack, written))
         raise StateError(
             f"the stack file of {env.name!r} changed, and it {why}: {words}",
-            "put the stack file back, or begin anew: envstack down --purge; envstack up",
+            "put the stack file back as it was; only without its history can it begin anew",
         )
 
 
-def _declare(ctx: Context, stack: StackFile, progress: Progress, undo: ExitStack) -> Environment:
+def _declare(ctx: Context, env_id: EnvId, stack: StackFile, progress: Progress) -> Environment:
     """Return a new environment, its layers built and its upper named, not in the store as yet."""
-    env_id = EnvId(new_id())
-    undo.callback(ctx.store.db.purge, env_id)
-    base = _build_base(ctx, env_id, stack, progress, undo)
-    upper = _name_upper(ctx, env_id, undo)
-    env = Environment(
+    base = _build_base(ctx, env_id, stack, progress)
+    return Environment(
         id=env_id,
         name=stack.name,
         stack_path=stack.path,
@@ -118,28 +142,22 @@ def _declare(ctx: Context, stack: StackFile, progress: Progress, undo: ExitStack
         mount=stack.mount,
         stack=stack.canonical(),
         base=base,
-        upper=upper,
+        upper=_name_upper(ctx, env_id),
         lowers=base,
         head=None,
         wanted=False,
         created_at=now(),
     )
-    if not os.path.lexists(env.mount):
-        undo.callback(remove_mount_point, env)
-    return env
 
 
-def _name_upper(ctx: Context, env: EnvId, undo: ExitStack) -> LayerId:
+def _name_upper(ctx: Context, env: EnvId) -> LayerId:
     """Return a new upper that is no more than a row as yet."""
     upper = Layer(LayerId(new_id()), LayerKind.UPPER, LayerState.BUILDING)
     ctx.store.db.add_layer(env, upper)
-    undo.callback(discard, ctx, upper.id)
     return upper.id
 
 
-def _redeclare(
-    ctx: Context, env: Environment, stack: StackFile, progress: Progress, undo: ExitStack
-) -> Environment:
+def _redeclare(ctx: Context, env: Environment, stack: StackFile, progress: Progress) -> Environment:
     """Return a known environment under a changed stack file.
 
     Names, `env` and the mount point may change at any time while it is down; its layers only while
@@ -151,19 +169,17 @@ def _redeclare(
     untouched = not ctx.store.layers.exists(env.upper) or is_untouched(ctx, env)
     if ctx.store.db.checkpoints(env.id) or not untouched:
         _require_same(env, stack, "has a history that stands on the layers as they were")
-    base = _build_base(ctx, env.id, stack, progress, undo)
+    base = _build_base(ctx, env.id, stack, progress)
     # A fresh one, because the root of the old one is like that of the old base.
-    return replace(renamed, base=base, lowers=base, upper=_name_upper(ctx, env.id, undo))
+    return replace(renamed, base=base, lowers=base, upper=_name_upper(ctx, env.id))
 
 
 def _layers_of(env: Environment) -> object:
     return json.loads(env.stack)["layers"]
 
 
-def _build_base(
-    ctx: Context, env: EnvId, stack: StackFile, progress: Progress, undo: ExitStack
-) -> Chain:
-    """Build the layers of the stack and return their chain; what was built is undone on failure."""
+def _build_base(ctx: Context, env: EnvId, stack: StackFile, progress: Progress) -> Chain:
+    """Build the layers of the stack and return their chain."""
     _check_directories(ctx, stack)
     ctx.announce(Step.STAGE)
     built: list[LayerId] = []
@@ -171,20 +187,29 @@ def _build_base(
         kind = LayerKind.DIR if entry.by_reference else LayerKind.COPY
         layer = Layer(LayerId(new_id()), kind, LayerState.BUILDING, entry.name, entry.dir)
         ctx.store.db.add_layer(env, layer)
-        undo.callback(discard, ctx, layer.id)
         if kind is LayerKind.COPY:
-            _copy(ctx, layer.id, entry, f"layer {number} of {len(stack.layers)}", progress)
-        built.append(layer.id)
-    return tuple(reversed(built))
+            below = (*ctx.store.trees(tuple(built)), stack.project)
+            which = f"layer {number} of {len(stack.layers)}: {entry.name}"
+            _copy(ctx, layer.id, entry, below, partial(_tell, progress, which))
+        built.insert(0, layer.id)
+    return tuple(built)
 
 
-def _copy(ctx: Context, layer: LayerId, entry: DirLayer, which: str, progress: Progress) -> None:
+def _tell(progress: Progress, which: str, count: int) -> None:
+    progress(f"{which}, {count:,} entries copied")
+
+
+def _copy(
+    ctx: Context,
+    layer: LayerId,
+    entry: DirLayer,
+    below: Sequence[bytes],
+    tick: Callable[[int], None],
+) -> None:
     ctx.announce(Step.COPY)
     tree = ctx.store.layers.stage(layer)
     try:
-        directory.build(
-            entry, tree, lambda count: progress(f"{which} ({entry.name}): {count:,} entries copied")
-        )
+        directory.build(entry, tree, below, tick)
     except OSError as error:
         where = os.fsdecode(error.filename) if error.filename else os.fsdecode(entry.dir)
         raise EnvstackError(

@@ -144,8 +144,8 @@ class _Copy:
         if is_whiteout(status):
             path = self._place.full_path(_SOURCE, name).decode(errors="replace")
             raise Unsupported(
-                f"{path} is a character device 0:0, which in a layer means a deleted name.",
-                "Delete it, or take the directory by reference instead of copying it.",
+                f"{path} is a character device 0:0, which in a layer means a deleted name",
+                "delete it, or take the directory by reference instead of copying it",
             )
         if stat.S_ISREG(status.st_mode):
             file = os.open(name, _READ, dir_fd=dirfd)

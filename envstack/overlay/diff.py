@@ -71,8 +71,8 @@ def _require(place: Descent, trees: tuple[LayerTree, ...]) -> None:
             place.fd(index)
         except (FileNotFoundError, NotADirectoryError) as fault:
             raise Damaged(
-                f"The layer {tree.path.decode(errors='replace')} is not there.",
-                "Put the directory back, or remove what was built on it.",
+                f"the layer {tree.path.decode(errors='replace')} is not there",
+                "put the directory back",
             ) from fault
 
 

@@ -100,6 +100,6 @@ def refuse_references(path: bytes, attributes: Iterable[str], marks: Marks) -> N
         if f"{marks.prefix}{mark}" in attributes:
             raise Unsupported(
                 f"{path.decode(errors='replace')} carries the overlay attribute "
-                f"{marks.prefix}{mark}: it is not whole without the layers that it came from.",
-                "Copy the tree out of the mounted overlay that made it, and use the copy.",
+                f"{marks.prefix}{mark}: it is not whole without the layers that it came from",
+                "copy the tree out of the mounted overlay that made it, and use the copy",
             )

@@ -27,6 +27,7 @@ from envstack.model import (
     LayerKind,
     LayerState,
 )
+from envstack.store.ballast import Ballast
 from envstack.store.records import (
     Transition,
     dump_chain,
@@ -37,6 +38,9 @@ from envstack.store.records import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+_LITTLE_SPACE = 1 << 18
+"""Bytes: with less than this free, space is what an error of the database is about."""
 
 FORMAT = 1
 """`PRAGMA user_version` of the stores that this version writes."""
@@ -57,11 +61,14 @@ class Database:
     def __init__(self, path: bytes | os.PathLike[bytes]) -> None:
         """Open or make the database at `path`. Raises Damaged for a newer or unreadable one."""
         self._lock = threading.RLock()
-        with _explained():
-            _require_known_format(os.fsencode(path))
+        self._path = os.fsencode(path)
+        self._ballast = Ballast(os.path.dirname(self._path))
+        with self._explained():
+            _require_known_format(self._path)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            with _explained():
+            self._ballast.balance()
+            with self._explained():
                 self._prepare()
         except BaseException:
             self._connection.close()
@@ -85,19 +92,41 @@ class Database:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            self._ballast.balance()
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._connection.execute("COMMIT")
             except sqlite3.OperationalError as error:
                 self._undo()
-                raise EnvstackError(
-                    f"the store's database cannot be written: {error}",
-                    "free some space on the file system of the store",
-                ) from error
+                raise self._unusable(error) from error
             except BaseException:
                 self._undo()
                 raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise Damaged for what is no whole database, EnvstackError for one out of reach."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
+        except sqlite3.DatabaseError as error:
+            raise Damaged(
+                f"the store's database cannot be read: {error}",
+                "put back a copy of meta.db, or move the store aside and start anew",
+            ) from error
+
+    def _unusable(self, error: sqlite3.OperationalError) -> EnvstackError:
+        """Explain an error; on a full file system SQLite calls some of them `disk I/O error`."""
+        directory = os.path.dirname(self._path)
+        space = os.statvfs(directory)
+        if space.f_bavail * space.f_frsize < _LITTLE_SPACE:
+            return EnvstackError(
+                f"no space left on the file system of {os.fsdecode(directory)} ({error})",
+                "free some space there, and try again",
+            )
+        return EnvstackError(f"the store's database cannot be used: {error}")
 
     def _undo(self) -> None:
         """Leave a transaction that failed; some failures have ended it already."""
@@ -105,7 +134,7 @@ class Database:
             self._connection.execute("ROLLBACK")
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock, _explained():
+        with self._lock, self._explained():
             return self._connection.execute(query, values).fetchall()
 
     def environments(self) -> list[Environment]:
@@ -259,20 +288,6 @@ class Database:
             connection.execute(
                 "UPDATE layer SET state = ? WHERE env = ?", (LayerState.DISCARDED, env)
             )
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Raise Damaged for a file that is no whole database, EnvstackError for one out of reach."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise EnvstackError(f"the store's database cannot be used: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise Damaged(
-            f"the store's database cannot be read: {error}",
-            "put back a copy of meta.db, or move the store aside and start anew",
-        ) from error
 
 
 def _require_known_format(path: bytes) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from envstack.errors import Damaged
 from envstack.linux.syscalls import syncfs
 from envstack.model import LayerId
 from envstack.store.removal import remove
@@ -88,9 +89,15 @@ class Layers:
         return os.path.isdir(self.fs(layer))
 
     def is_empty(self, layer: LayerId) -> bool:
-        """Tell whether nothing was written into the layer's tree, its root's metadata aside."""
-        with os.scandir(self.fs(layer)) as entries:
-            return next(entries, None) is None
+        """Tell whether nothing was written into the layer's tree, its root's metadata aside.
+
+        Raises Damaged if the tree is gone.
+        """
+        try:
+            with os.scandir(self.fs(layer)) as entries:
+                return next(entries, None) is None
+        except FileNotFoundError:
+            raise Damaged(f"layer {layer} is gone from the store", "put the store back") from None
 
     def drop_work(self, layer: LayerId) -> None:
         """Remove the workdir of an upper that has become a layer."""

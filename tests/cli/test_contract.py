@@ -201,7 +201,7 @@ def test_an_environment_that_is_degraded_is_shown_with_the_reason(
 ) -> None:
     daemon.answers["env.status"] = status(state="degraded", reason="a layer is gone")
     done = cli("status")
-    assert done.code == 0
+    assert done.code == 4
     assert "degraded" in done.out
     assert "a layer is gone" in done.out
 

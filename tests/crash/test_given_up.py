@@ -105,6 +105,7 @@ def test_a_client_that_dies_in_a_step_leaves_all_of_it_or_nothing(
     with asking(box, method, **PARAMS[method]):
         waiting.until(lambda: step in box.orders.seen(), f"a pause before {step}")
     box.orders.withdraw()
+    box.books.wait_until_in_order()
     check(box, promised)
 
 

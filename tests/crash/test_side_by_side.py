@@ -107,6 +107,19 @@ def test_whoever_looks_during_a_checkpoint_waits_for_nobody(box: Crashbox, step:
     check(box, Expected(((UP, tree),)))
 
 
+def test_whoever_looks_while_much_happens_sees_it_up(box: Crashbox) -> None:
+    def look(_number: int) -> str:
+        return str(box.ask("status")["state"])
+
+    with ThreadPoolExecutor(3) as pool:
+        seen = pool.map(look, range(400))
+        for number in range(40):
+            box.edit(write(f"number {number}"))
+            box.remember(box.checkpoint(str(number))["id"])
+        assert set(seen) == {UP}
+    check(box, Expected(((UP, box.judge.now()),)))
+
+
 @each_step
 def test_a_checkpoint_during_a_rollback_comes_after_it(box: Crashbox, step: Step) -> None:
     unsealed = box.judge.now()

@@ -11,7 +11,7 @@ import pytest
 
 from envstack.errors import EnvstackError
 from tests.environment.harness import Engine, mounts_at, refused
-from tests.support import needs, trees
+from tests.support import trees
 from tests.support.edits import mkdir, write
 from tests.support.filesystems import FILESYSTEMS
 
@@ -350,19 +350,6 @@ class TestStoresThatCannotServe:
             self.refuses(engine)
         finally:
             run("umount", place)
-
-    def test_vfat(self, make_engine: Make, place: Path, run: Run) -> None:
-        mkfs = needs.program("mkfs.vfat")
-        (place / "point").mkdir()
-        with (place / "image").open("wb") as file:
-            file.truncate(4 << 20)
-        run(mkfs, place / "image")
-        run("mount", "-t", "vfat", "-o", "loop", place / "image", place / "point")
-        try:
-            engine = make_engine(store=place / "point" / "home", base=[write("known")])
-            self.refuses(engine)
-        finally:
-            run("umount", place / "point")
 
     def test_a_read_only_one(self, make_engine: Make, place: Path, run: Run) -> None:
         run("mount", "-t", "tmpfs", "none", place)

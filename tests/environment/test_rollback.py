@@ -98,13 +98,20 @@ def test_a_prefix_must_be_long_enough_and_mean_one(
     assert engine.rollback("abcd1")["to"] == "abcd111111111111"
 
 
-def test_a_tag_that_looks_like_the_beginning_of_an_id_is_the_tag(engine: Engine) -> None:
-    engine.write("file", "0")
+@pytest.mark.parametrize("length", [4, 6, 16])
+def test_a_tag_that_already_means_another_checkpoint_is_refused(
+    engine: Engine, length: int
+) -> None:
     first = engine.checkpoint()["id"]
-    engine.write("file", "1")
-    second = engine.checkpoint(tag=first[:6])["id"]
-    assert engine.rollback(first[:6])["to"] == second
-    assert engine.rollback(first[:7])["to"] == first
+    with refused(4, "state"):
+        engine.checkpoint(tag=first[:length])
+    assert engine.rollback(first[:length])["to"] == first
+
+
+def test_a_tag_that_is_hexadecimal_and_means_nothing_else_is_a_tag(engine: Engine) -> None:
+    first = engine.checkpoint(tag="abc")["id"]
+    engine.write("file")
+    assert engine.rollback("abc")["to"] == first
 
 
 def _rewrite(root: Path) -> None:

@@ -460,3 +460,45 @@ def test_an_environment_whose_project_was_deleted_can_be_purged(engine: Engine) 
     trees.remove(engine.project)
     engine.down(purge=True)
     assert engine.environments() == []
+
+
+def test_what_up_makes_in_the_project_is_its_owners_and_open_to_all(engine: Engine) -> None:
+    engine.down(purge=True)
+    os.chown(engine.project, 1234, 1235)
+    before = os.umask(0o077)
+    try:
+        engine.up()
+    finally:
+        os.umask(before)
+    private = engine.project / ".envstack"
+    found = {path.name: path.stat() for path in (private, private / ".gitignore")}
+    assert {(status.st_uid, status.st_gid) for status in found.values()} == {(1234, 1235)}
+    assert found[".envstack"].st_mode & 0o777 == 0o755
+    assert found[".gitignore"].st_mode & 0o777 == 0o644
+
+
+def test_a_layer_below_a_path_leaves_the_directories_on_the_way_as_they_look(
+    make_engine: Make,
+) -> None:
+    engine = make_engine(base=[mkdir("data", 0o751), write("data/old")], two=[write("file")])
+    os.chmod(engine.project / "base", 0o775)
+    os.chown(engine.project / "base", 1234, 1235)
+    engine.declare(
+        {
+            "layers": [
+                {"name": "base", "dir": "base"},
+                {"name": "two", "dir": "two", "at": "data/new/deep"},
+            ]
+        }
+    )
+    before = os.umask(0o077)
+    try:
+        engine.up()
+    finally:
+        os.umask(before)
+    for name in (".", "data"):
+        shown, covered = (engine.merged / name).stat(), (engine.project / "base" / name).stat()
+        assert shown.st_mode == covered.st_mode, name
+        assert (shown.st_uid, shown.st_gid) == (covered.st_uid, covered.st_gid), name
+    assert (engine.merged / "data/new").stat().st_mode == engine.merged.stat().st_mode
+    assert (engine.merged / "data/new/deep/file").is_file()
