@@ -36,7 +36,7 @@ def build(
 
 
 def _look_like(tree: bytes, at: bytes, models: Sequence[bytes]) -> None:
-    """Make the directory `at` of the tree look like what it covers: a directory there, or a root."""
+    """Make the directory `at` look like the one that it covers, or like the root that it is in."""
     covered = (os.path.join(model, at) for model in models)
     found = next((path for path in covered if os.path.isdir(path)), models[0])
     copy_root(found, os.path.join(tree, at))
