@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import CapacityLimiter, from_thread, to_thread
 
-from envstack.errors import Damaged, EnvstackError
+from envstack.errors import Damaged, EnvstackError, Unsupported
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -60,7 +60,7 @@ class Jobs:
             with anyio.CancelScope(shield=True):
                 done = await to_thread.run_sync(job, limiter=self._threads)
         except (EnvstackError, OSError) as error:
-            done = isinstance(error, Damaged)
+            done = isinstance(error, (Damaged, Unsupported))
             if done or pause == _FIRST_PAUSE:
                 _log.warning("work in the background is put off: %s", error)
         except Exception:

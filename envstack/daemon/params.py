@@ -18,10 +18,10 @@ class Params:
         self._raw = raw
 
     def optional_text(self, name: str) -> str | None:
-        """Return a text, or None where it is missing."""
-        value = self._raw.get(name)
-        if value is not None and (not isinstance(value, str) or "\0" in value):
-            raise UsageError(f"{name!r} must be a text")
+        """Return a text that UTF-8 can hold, as the database must, or None where it is missing."""
+        value = self._string(name)
+        if value is not None and not _is_encodable(value):
+            raise UsageError(f"{name!r} must be UTF-8 text")
         return value
 
     def text(self, name: str, default: str) -> str:
@@ -31,10 +31,13 @@ class Params:
 
     def path(self, name: str) -> bytes:
         """Return an absolute path, which must be there."""
-        value = self.optional_text(name)
+        value = self._string(name)
         if value is None or not os.path.isabs(value):
             raise UsageError(f"{name!r} must be an absolute path")
-        return os.fsencode(value)
+        try:
+            return os.fsencode(value)
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{name!r} must be an absolute path") from error
 
     def flag(self, name: str) -> bool:
         """Return a truth value, false where it is missing."""
@@ -51,3 +54,14 @@ class Params:
         if value not in known:
             raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         return value
+
+    def _string(self, name: str) -> str | None:
+        value = self._raw.get(name)
+        if value is not None and (not isinstance(value, str) or "\0" in value):
+            raise UsageError(f"{name!r} must be a text")
+        return value
+
+
+def _is_encodable(text: str) -> bool:
+    """Tell whether there is no lone surrogate in it, which JSON can hold and SQLite cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

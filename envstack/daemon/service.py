@@ -21,18 +21,18 @@ from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.params import Params
 from envstack.environment import checkpoint, down, history, recover, rollback, status, up
-from envstack.environment.context import Context, require_mount
-from envstack.errors import Cancelled, NotUp
+from envstack.environment.context import Context, require_mount, uppers
+from envstack.errors import Cancelled, EnvstackError, NotUp
 from envstack.rpc import shapes
 from envstack.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from envstack.daemon.calls import Call, Handler
     from envstack.environment.steps import Step
-    from envstack.model import Environment
+    from envstack.model import Environment, Status
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class Service:
         def work(env: Environment | None) -> Any:
             stack = stackfile.load(path)
             brought = up.up(self._ctx, env, stack, _progress(call))
-            return shapes.status(status.status(self._ctx, brought))
+            return shapes.status(status.status(self._ctx, brought.id))
 
         return await self._exclusively(path, lambda: work(self._settled(path)))
 
@@ -113,7 +113,7 @@ class Service:
 
         def work(env: Environment) -> Any:
             after = down.down(self._ctx, env, _askers(call))
-            answer = shapes.status(status.status(self._ctx, after))
+            answer = shapes.status(status.status(self._ctx, after.id))
             if purge:
                 down.purge(self._ctx, after)
             return answer
@@ -125,16 +125,20 @@ class Service:
 
         def work() -> Any:
             env = self._find(params)
-            return shapes.status(status.status_with_holders(self._ctx, env, _askers(call)))
+            return shapes.status(status.status_with_holders(self._ctx, env.id, _askers(call)))
 
         return await self._in_thread(work)
 
     async def _list(self, _call: Call, _raw: dict[str, Any]) -> Any:
-        def work() -> Any:
-            rows = self._ctx.store.db.environments()
-            return [shapes.status(status.status(self._ctx, env)) for env in rows]
+        return await self._in_thread(lambda: [shapes.status(row) for row in self._statuses()])
 
-        return await self._in_thread(work)
+    def _statuses(self) -> Iterator[Status]:
+        for env in self._ctx.store.db.environments():
+            try:
+                yield status.status(self._ctx, env.id)
+            except EnvstackError:
+                if self._ctx.store.db.knows(env.id):  # else it was purged meanwhile
+                    raise
 
     async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
@@ -253,7 +257,7 @@ class Service:
 
     def _by_upper(self, upper: str) -> Environment:
         for env in self._ctx.store.db.environments():
-            if env.upper == upper:
+            if upper in uppers(env, self._ctx.store.db.intent(env.id)):
                 return env
         raise NotUp(
             f"no environment has its upper at envstack:{upper}",

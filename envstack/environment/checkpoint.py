@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from envstack.environment.context import now, require_mount
+from envstack.environment.context import now, require_mount, since
 from envstack.environment.history import check_tag, count
 from envstack.environment.inside import require_strandable
 from envstack.environment.steps import Step
@@ -53,7 +53,7 @@ def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
     if request.tag is not None:
         check_tag(ctx, env, request.tag)
     if is_untouched(ctx, env):
-        return Sealed(_mark(ctx, env, request), _since(began))
+        return Sealed(_mark(ctx, env, request), since(began))
     sealed = sealed_chain(env)
     stranded = require_strandable(mount, request.ignore, "checkpoint", force=request.force)
     upper = new_upper(ctx, env)
@@ -69,7 +69,7 @@ def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
             checkpoint=row,
         ),
     )
-    answer = Sealed(row, _since(began), stranded)
+    answer = Sealed(row, since(began), stranded)
     ctx.defer(lambda: make_spare(ctx, env))
     ctx.defer(lambda: count(ctx, env, row))
     return answer
@@ -116,7 +116,3 @@ def new_checkpoint(env: Environment, chain: Chain, message: str, tag: str | None
         chain=chain,
         changes=None,
     )
-
-
-def _since(began: float) -> float:
-    return round((time.perf_counter() - began) * 1000, 3)

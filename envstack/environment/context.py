@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from envstack.environment.steps import Step
     from envstack.linux.mountinfo import Mount
     from envstack.model import EnvId, Environment, LayerId
+    from envstack.store.records import Transition
     from envstack.store.store import Store
 
 Job = Callable[[], bool]
@@ -56,6 +58,11 @@ def mount_source(upper: LayerId) -> bytes:
     return b"envstack:" + upper.encode()
 
 
+def uppers(env: Environment, intent: Transition | None) -> set[LayerId]:
+    """Return the uppers that its mount may be of: between two steps it is the next one already."""
+    return {env.upper, intent.after.upper} if intent else {env.upper}
+
+
 def visible_mount(env: Environment) -> Mount | None:
     """Return what is mounted at the environment's mount point, if it is the environment."""
     top = topmost_at(read_mounts(), env.mount)
@@ -69,13 +76,23 @@ def require_mount(env: Environment) -> Mount:
     top = topmost_at(read_mounts(), env.mount)
     if top is not None and top.source == mount_source(env.upper):
         return top
-    place = os.fsdecode(env.mount)
     if top is None:
+        place = os.fsdecode(env.mount)
         raise StateError(f"environment {env.name!r} is not mounted at {place}", "envstack up")
-    raise StateError(
-        f"{place} is covered by another mount ({os.fsdecode(top.source)})",
-        f"umount {place}",
+    raise covered(env, top.source)
+
+
+def covered(env: Environment, source: bytes) -> StateError:
+    """Return the error for a mount of `source` that is in the way at the mount point."""
+    place = os.fsdecode(env.mount)
+    return StateError(
+        f"{place} is covered by another mount ({os.fsdecode(source)})", f"umount {place}"
     )
+
+
+def since(began: float) -> float:
+    """Return the milliseconds since `time.perf_counter` said `began`."""
+    return round((time.perf_counter() - began) * 1000, 3)
 
 
 def now() -> str:

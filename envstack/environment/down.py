@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import errno
-import os
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from envstack.environment.context import mount_source, now, visible_mount
+from envstack.environment.context import covered, mount_source, now, visible_mount
 from envstack.environment.inside import require_nobody
 from envstack.environment.mounting import remove_mount_point
 from envstack.environment.steps import Step
-from envstack.environment.swap import discard
-from envstack.errors import Held, StateError
+from envstack.environment.swap import discard, require_top
+from envstack.errors import Held
 from envstack.linux.mountinfo import read_mounts, stack_at
-from envstack.model import LayerState
+from envstack.linux.syscalls import mount_id
 from envstack.overlay import mount as overlay
 from envstack.store.records import Op, Transition
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
+    from envstack.linux.mountinfo import Mount
     from envstack.model import Environment
 
 
@@ -40,7 +41,7 @@ def down(ctx: Context, env: Environment, ignore: frozenset[int]) -> Environment:
     transition = Transition(Op.DOWN, after)
     ctx.store.db.begin(transition)
     if mount:
-        _unmount(ctx, env)
+        _unmount(ctx, env, mount)
     ctx.release(env.id)
     ctx.announce(Step.COMMIT)
     ctx.store.db.commit(transition, now())
@@ -51,21 +52,23 @@ def _require_gone(env: Environment) -> None:
     """Raise StateError if the mount is there, out of reach under another one."""
     sources = [mount.source for mount in stack_at(read_mounts(), env.mount)]
     if mount_source(env.upper) in sources:
-        shown = os.fsdecode(env.mount)
-        raise StateError(
-            f"{shown} is covered by another mount ({os.fsdecode(sources[-1])})", f"umount {shown}"
-        )
+        raise covered(env, sources[-1])
 
 
-def _unmount(ctx: Context, env: Environment) -> None:
+def _unmount(ctx: Context, env: Environment, mount: Mount) -> None:
     ctx.announce(Step.UNMOUNT)
-    try:
-        overlay.unmount(env.mount)
-    except OSError as error:
-        ctx.store.db.abandon(env.id, [])
-        if error.errno != errno.EBUSY:
-            raise
-        raise Held("cannot take down: somebody came inside at this moment", "try again") from error
+    with ExitStack() as undo:
+        undo.callback(ctx.store.db.abandon, env.id, [])
+        require_top(env, mount_id(env.mount), mount.id)
+        try:
+            overlay.unmount(env.mount)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise Held(
+                "cannot take down: somebody came inside at this moment", "try again"
+            ) from error
+        undo.pop_all()
 
 
 def purge(ctx: Context, env: Environment) -> None:
@@ -76,10 +79,3 @@ def purge(ctx: Context, env: Environment) -> None:
     for layer in layers:
         discard(ctx, layer)
     remove_mount_point(env)
-
-
-def delete_discarded(ctx: Context) -> None:
-    """Go on with deletions that a killed daemon left."""
-    for layer in ctx.store.db.layers():
-        if layer.state is LayerState.DISCARDED:
-            discard(ctx, layer.id)

@@ -54,7 +54,7 @@ def resolve(ctx: Context, env: Environment, rev: str) -> Revision:
     if match := _ANCESTOR.fullmatch(rev):
         steps = 0 if rev == "@" else int(match[1] or 1)
         return _ancestor(env, by_id, steps, rev)
-    found = [row for row in rows if rev == row.tag] or [row for row in rows if rev == row.id]
+    found = [row for row in rows if rev == row.id] or [row for row in rows if rev == row.tag]
     if not found and len(rev) >= _MIN_PREFIX:
         found = [row for row in rows if row.id.startswith(rev)]
     if len(found) > 1:

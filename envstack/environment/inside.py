@@ -22,7 +22,7 @@ def require_nobody(mount: Mount, ignore: frozenset[int], what: str) -> None:
     """Raise Held if anybody is inside; `what` is the operation, for the message."""
     holders = find_holders(mount, ignore=ignore)
     if holders:
-        raise Held(f"cannot {what}: {describe(holders)}", _LEAVE, holders)
+        raise Held(f"cannot {what}: {_describe(holders)}", _LEAVE, holders)
 
 
 def require_strandable(
@@ -36,21 +36,21 @@ def require_strandable(
     holders = find_holders(mount, ignore=ignore)
     if holders and not force:
         raise Held(
-            f"cannot {what}: {describe(holders)}",
+            f"cannot {what}: {_describe(holders)}",
             f"{_LEAVE}; --force leaves behind who only looks",
             holders,
         )
     harmed = tuple(holder for holder in holders if not holder.strandable)
     if harmed:
         raise Held(
-            f"cannot {what}, not even with --force: {describe(harmed)}",
+            f"cannot {what}, not even with --force: {_describe(harmed)}",
             "close what is open for writing and take off what is mounted",
             harmed,
         )
     return holders
 
 
-def describe(holders: Iterable[Holder]) -> str:
+def _describe(holders: Iterable[Holder]) -> str:
     """Return holders as a clause: what the first of them has, and how many more there are."""
     first, *others = holders
     return _clause(first) + (f", and {len(others)} more are inside" if others else "")

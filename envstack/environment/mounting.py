@@ -7,15 +7,17 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from envstack.environment.context import covered
 from envstack.environment.steps import Step
-from envstack.environment.swap import build, prepare_upper
+from envstack.environment.swap import build, dress_root, prepare_upper
 from envstack.errors import Damaged, StateError, Unsupported
 from envstack.linux.mountinfo import read_mounts, topmost_at
+from envstack.model import LayerState
 from envstack.overlay import mount as overlay
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
-    from envstack.model import Environment
+    from envstack.model import Chain, Environment
 
 _PRIVATE = b".envstack"
 """The directory in a project that is ours, hidden from git by a `.gitignore` of its own."""
@@ -29,7 +31,7 @@ def mount(ctx: Context, env: Environment) -> None:
     Raises Damaged where a layer is gone, StateError where the upper is still in use (the processes
     on it would break at their next copy-up) or the mount point cannot serve.
     """
-    require_layers(ctx, env)
+    require_layers(ctx, env.lowers, f"environment {env.name!r}")
     _require_bare(env)
     _check_mount_point(ctx, env)
     if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
@@ -39,8 +41,7 @@ def mount(ctx: Context, env: Environment) -> None:
         )
     make_mount_point(env)
     ctx.announce(Step.PREPARE)
-    if not ctx.store.layers.exists(env.upper):
-        prepare_upper(ctx, env, env)
+    _prepare(ctx, env)
     _require_xattrs(ctx.store.layers.work(env.upper))
     ctx.announce(Step.BUILD)
     new = build(ctx, env)
@@ -55,6 +56,15 @@ def mount(ctx: Context, env: Environment) -> None:
         ctx.keep(env.id, overlay.clone(new))
     finally:
         os.close(new)
+
+
+def _prepare(ctx: Context, env: Environment) -> None:
+    """Make the upper of a first `up`, one included that was killed before the root was dressed."""
+    layer = ctx.store.db.find_layer(env.upper)
+    is_new = layer is not None and layer.state is LayerState.BUILDING
+    if is_new or not ctx.store.layers.exists(env.upper):
+        prepare_upper(ctx, env, env.upper)
+        dress_root(ctx, env, ctx.store.layers.fs(env.upper))
 
 
 def _require_xattrs(work: bytes) -> None:
@@ -87,9 +97,11 @@ def take_off(ctx: Context, env: Environment) -> None:
 def put_back(ctx: Context, env: Environment) -> None:
     """Attach the kept superblock again where somebody took the mount away.
 
-    Raises StateError where something else is mounted there.
+    Raises StateError where something else is mounted there, or it is reached by a link by now: the
+    mount would then be at another path, out of our sight.
     """
     _require_bare(env)
+    _require_no_link(env)
     make_mount_point(env)
     again = overlay.clone(ctx.kept[env.id])
     try:
@@ -101,19 +113,17 @@ def put_back(ctx: Context, env: Environment) -> None:
 def _require_bare(env: Environment) -> None:
     top = topmost_at(read_mounts(), env.mount)
     if top is not None:
-        shown = os.fsdecode(env.mount)
-        raise StateError(
-            f"{shown} is covered by another mount ({os.fsdecode(top.source)})", f"umount {shown}"
-        )
+        raise covered(env, top.source)
 
 
-def require_layers(ctx: Context, env: Environment) -> None:
-    """Raise Damaged if a layer under the upper is not on disk."""
-    for layer in ctx.store.db.chain(env.lowers):
+def require_layers(ctx: Context, chain: Chain, what: str) -> None:
+    """Raise Damaged if a layer of the chain is not on disk; `what` is to be mounted on it."""
+    for layer in ctx.store.db.chain(chain):
         tree = ctx.store.tree(layer)
         if not os.path.isdir(tree):
             raise Damaged(
-                f"layer {layer.name or layer.id} of {env.name!r} is gone from {os.fsdecode(tree)}",
+                f"{what} cannot be mounted: layer {layer.name or layer.id} is gone"
+                f" from {os.fsdecode(tree)}",
                 "put the directory back",
             )
 
@@ -127,11 +137,7 @@ def _check_mount_point(ctx: Context, env: Environment) -> None:
             f"the mount point {shown} and the store {os.fsdecode(home)} lie in one another",
             "choose another `mount`, or another ENVSTACK_HOME",
         )
-    if os.path.realpath(env.mount) != env.mount:
-        raise StateError(
-            f"the mount point {shown} is a symbolic link, or passes through one",
-            "remove the link, or name the directory itself",
-        )
+    _require_no_link(env)
     if not os.path.lexists(env.mount):
         return
     if not os.path.isdir(env.mount):
@@ -142,6 +148,14 @@ def _check_mount_point(ctx: Context, env: Environment) -> None:
         raise StateError(
             f"the mount point {shown} is not empty: it holds {some}",
             "move what it holds elsewhere, or choose another `mount`",
+        )
+
+
+def _require_no_link(env: Environment) -> None:
+    if os.path.realpath(env.mount) != env.mount:
+        raise StateError(
+            f"the mount point {os.fsdecode(env.mount)} is a symbolic link, or passes through one",
+            "remove the link, or name the directory itself",
         )
 
 
@@ -160,7 +174,7 @@ def make_mount_point(env: Environment) -> None:
             "choose another `mount`",
         ) from error
     private = os.path.join(env.project, _PRIVATE)
-    if is_within(env.mount, private):
+    if env.mount != private and is_within(env.mount, private):
         ignore = os.path.join(private, b".gitignore")
         with suppress(FileExistsError):
             with open(ignore, "x") as file:
@@ -190,7 +204,10 @@ def remove_mount_point(env: Environment) -> None:
     if not is_within(env.mount, private):
         return
     with suppress(OSError):
-        os.removedirs(env.mount)
+        path = env.mount
+        while path != private:
+            os.rmdir(path)
+            path = os.path.dirname(path)
     ignore = os.path.join(private, b".gitignore")
     with suppress(OSError):
         if os.listdir(private) == [b".gitignore"]:

@@ -13,7 +13,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from envstack.environment.context import mount_source, visible_mount
+from envstack.environment.context import covered, mount_source, visible_mount
 from envstack.environment.history import count
 from envstack.environment.mounting import mount, put_back
 from envstack.environment.swap import commit, discard, make_spare, record_sealed, seal
@@ -38,8 +38,9 @@ def recover(ctx: Context) -> None:
     for env in ctx.store.db.environments():
         try:
             settle(ctx, env)
-        except (EnvstackError, OSError):
+        except (EnvstackError, OSError) as error:
             _log.exception("%s: what was begun cannot be finished yet", env.name)
+            ctx.faults[env.id] = f"what was begun cannot be finished yet: {error}"
     _sort_layers(ctx)
     for env in ctx.store.db.environments():
         restore(ctx, env)
@@ -60,6 +61,7 @@ def settle(ctx: Context, env: Environment) -> None:
         _uncover(env, transition)
         commit(ctx, env, transition)
         _finish(ctx, env.upper)
+        restore(ctx, transition.after)
     else:
         _log.info("%s: %s had not happened, it is abandoned", env.name, transition.op)
         fresh = [transition.after.upper] if transition.after.upper != env.upper else []
@@ -89,13 +91,17 @@ def _has_happened(ctx: Context, env: Environment, transition: Transition) -> boo
 
 
 def _uncover(env: Environment, transition: Transition) -> None:
-    """Take off the old mount where the daemon was killed before it did."""
-    if transition.after.upper == env.upper:
-        return
+    """Take off the old mount where the daemon was killed before it did.
+
+    Raises StateError where something else is mounted over it.
+    """
+    after, before = mount_source(transition.after.upper), mount_source(env.upper)
     while True:
-        mounts = stack_at(read_mounts(), env.mount)
-        if not mounts or mounts[-1].source != mount_source(env.upper):
+        sources = [mount.source for mount in stack_at(read_mounts(), env.mount)]
+        if before not in sources or sources[-1] == after:
             return
+        if sources[-1] != before:
+            raise covered(env, sources[-1])
         old = overlay.open_mount(env.mount)
         try:
             overlay.lock_mount(old)
@@ -107,9 +113,10 @@ def _uncover(env: Environment, transition: Transition) -> None:
 def restore(ctx: Context, env: Environment) -> None:
     """Keep the mount of an environment that is wanted up, put it back, or mount it anew.
 
-    Failure leaves the environment degraded: the reason is logged, and shown by `status`.
+    Failure leaves the environment degraded: the reason is logged, and shown by `status`. While an
+    intent is open nobody can say which upper is to be mounted, and the wrong one would decide it.
     """
-    if not env.wanted:
+    if not env.wanted or ctx.store.db.intent(env.id) is not None:
         return
     try:
         if visible_mount(env):
@@ -140,12 +147,15 @@ def _adopt(ctx: Context, env: Environment) -> None:
 def _sort_layers(ctx: Context) -> None:
     """Make every row of a layer and every directory in `layers/` mean something again."""
     environments = ctx.store.db.environments()
-    needed = {env.upper for env in environments} | {
-        layer for env in environments for layer in (*env.base, *env.lowers)
-    }
+    intents = [ctx.store.db.intent(env.id) for env in environments]
+    stories = [*environments, *(intent.after for intent in intents if intent)]
+    needed = {layer for env in stories for layer in (env.upper, *env.base, *env.lowers)}
     rows = {layer.id: layer for layer in ctx.store.db.layers()}
     for layer in rows.values():
-        _sort(ctx, layer, needed)
+        try:
+            _sort(ctx, layer, needed)
+        except (EnvstackError, OSError):
+            _log.exception("layer %s (%s) is left as it is", layer.id, layer.state)
     for name in list(ctx.store.layers.names()):
         if name not in rows:
             place = ctx.store.layers.lose(name)
@@ -160,11 +170,12 @@ def _sort(ctx: Context, layer: Layer, needed: set[LayerId]) -> None:
             discard(ctx, layer.id)
         case LayerState.SPARE if not ctx.store.layers.exists(layer.id):
             discard(ctx, layer.id)
+        case LayerState.BUILDING | LayerState.SPARE:
+            pass
+        case _ if layer.kind is not LayerKind.DIR and not ctx.store.layers.exists(layer.id):
+            _log.error("damage: the directory of layer %s (%s) is gone", layer.id, layer.state)
         case LayerState.SEALING:
             _seal_again(ctx, layer.id)
-        case LayerState.SEALED if layer.kind is not LayerKind.DIR:
-            if not ctx.store.layers.exists(layer.id):
-                _log.error("damage: the directory of layer %s is gone", layer.id)
 
 
 def _seal_again(ctx: Context, layer: LayerId) -> None:
@@ -173,7 +184,7 @@ def _seal_again(ctx: Context, layer: LayerId) -> None:
     An upper that no overlay uses is out of everybody's reach. One that is used by a mount which can
     be found is locked there; else nobody can say what is written into it.
     """
-    if not ctx.store.layers.exists(layer) or not overlay.in_use(ctx.store.layers.fs(layer)):
+    if not overlay.in_use(ctx.store.layers.fs(layer)):
         record_sealed(ctx, layer)
         return
     found = find_mount(layer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from envstack.environment.checkpoint import (
     new_checkpoint,
     sealed_chain,
 )
-from envstack.environment.context import now, require_mount
+from envstack.environment.context import now, require_mount, since
 from envstack.environment.history import (
     count,
     merged_trees,
@@ -20,9 +19,9 @@ from envstack.environment.history import (
     tally,
 )
 from envstack.environment.inside import require_strandable
+from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
 from envstack.environment.swap import layer_trees, make_spare, new_upper, swap
-from envstack.errors import Damaged
 from envstack.model import LayerState, RolledBack
 from envstack.overlay.diff import diff
 from envstack.store.records import Op, Transition
@@ -64,10 +63,10 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
     began = time.perf_counter()
     mount = require_mount(env)
     target = resolve(ctx, env, request.rev)
-    _require_whole(ctx, target)
+    require_layers(ctx, target.chain, target.name)
     if target.chain == env.lowers and is_untouched(ctx, env):
         _point(ctx, env, target)
-        return RolledBack(target.name, None, SWAP, None, _since(began))
+        return RolledBack(target.name, None, SWAP, None, since(began))
     saved = None if request.discard else _candidate(ctx, env, request.rev)
     stranded = require_strandable(mount, request.ignore, "roll back", force=request.force)
     upper = new_upper(ctx, env)
@@ -77,7 +76,7 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
     if kept:
         ctx.defer(lambda: count(ctx, env, kept))
     return RolledBack(
-        target.name, kept.id if kept else None, SWAP, None, _since(began), stranded=stranded
+        target.name, kept.id if kept else None, SWAP, None, since(began), stranded=stranded
     )
 
 
@@ -103,23 +102,7 @@ def _candidate(ctx: Context, env: Environment, rev: str) -> Checkpoint:
     return new_checkpoint(env, chain, f"saved before rollback to {rev}", None)
 
 
-def _require_whole(ctx: Context, target: Revision) -> None:
-    """Raise Damaged if a layer of the target is not on disk."""
-    for layer in ctx.store.db.chain(target.chain):
-        tree = ctx.store.tree(layer)
-        if not os.path.isdir(tree):
-            raise Damaged(
-                f"{target.name} cannot be mounted: layer {layer.name or layer.id} is gone"
-                f" from {os.fsdecode(tree)}",
-                "put the directory back, or roll back to another checkpoint",
-            )
-
-
 def _point(ctx: Context, env: Environment, target: Revision) -> None:
     """Move the head alone: the merged tree is the target's already."""
     ctx.announce(Step.COMMIT)
     ctx.store.db.commit(Transition(Op.ROLLBACK, replace(env, head=target.head)), now())
-
-
-def _since(began: float) -> float:
-    return round((time.perf_counter() - began) * 1000, 3)

@@ -3,36 +3,65 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envstack.environment.context import mount_source
+from envstack.environment.context import mount_source, uppers
 from envstack.linux.holders import find_holders
 from envstack.linux.mountinfo import read_mounts, topmost_at
 from envstack.model import EnvState, StackLayer, Status
+from envstack.store.records import Op
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
     from envstack.linux.mountinfo import Mount
-    from envstack.model import Environment, Holder
+    from envstack.model import EnvId, Environment, Holder
+    from envstack.store.records import Transition
 
 
-def status(ctx: Context, env: Environment) -> Status:
-    """Return the state of the environment, its holders left out."""
-    return _describe(ctx, env, topmost_at(read_mounts(), env.mount), ())
+@dataclass(frozen=True, slots=True)
+class _Books:
+    """What the database tells of an environment: how it stands, and what was begun on it."""
+
+    env: Environment
+    intent: Transition | None
 
 
-def status_with_holders(ctx: Context, env: Environment, ignore: frozenset[int]) -> Status:
+def status(ctx: Context, env: EnvId) -> Status:
+    """Return the state of the environment, its holders left out. Raises NotFound if it is gone."""
+    books, top = _look(ctx, env)
+    return _describe(ctx, books, top, ())
+
+
+def status_with_holders(ctx: Context, env: EnvId, ignore: frozenset[int]) -> Status:
     """Return the state of the environment with those who are inside, `ignore` aside."""
-    top = topmost_at(read_mounts(), env.mount)
-    is_ours = top is not None and top.source == mount_source(env.upper)
-    holders = find_holders(top, ignore=ignore) if top is not None and is_ours else ()
-    return _describe(ctx, env, top, holders)
+    books, top = _look(ctx, env)
+    holders = find_holders(top, ignore=ignore) if top is not None and _is_own(books, top) else ()
+    return _describe(ctx, books, top, holders)
+
+
+def _look(ctx: Context, env: EnvId) -> tuple[_Books, Mount | None]:
+    """Return what the database and the mount table tell of one and the same moment.
+
+    An exchange in between would look like somebody else's mount: then look again.
+    """
+    books = _read(ctx, env)
+    while True:
+        top = topmost_at(read_mounts(), books.env.mount)
+        before, books = books, _read(ctx, env)
+        if books == before:
+            return books, top
+
+
+def _read(ctx: Context, env: EnvId) -> _Books:
+    return _Books(ctx.store.db.environment(env), ctx.store.db.intent(env))
 
 
 def _describe(
-    ctx: Context, env: Environment, top: Mount | None, holders: tuple[Holder, ...]
+    ctx: Context, books: _Books, top: Mount | None, holders: tuple[Holder, ...]
 ) -> Status:
-    state, reason = _state(ctx, env, top)
+    env = books.env
+    state, reason = _state(ctx, books, top)
     rows = ctx.store.db.checkpoints(env.id)
     return Status(
         env=env,
@@ -47,18 +76,16 @@ def _describe(
     )
 
 
-def _state(ctx: Context, env: Environment, top: Mount | None) -> tuple[EnvState, str | None]:
-    if not env.wanted:
+def _state(ctx: Context, books: _Books, top: Mount | None) -> tuple[EnvState, str | None]:
+    is_going_down = books.intent is not None and books.intent.op is Op.DOWN
+    if not books.env.wanted or (top is None and is_going_down):
         return EnvState.DOWN, None
     if top is None:
-        return EnvState.DEGRADED, ctx.faults.get(env.id, "it is not mounted")
-    if top.source in _own_sources(ctx, env):
+        return EnvState.DEGRADED, ctx.faults.get(books.env.id, "it is not mounted")
+    if _is_own(books, top):
         return EnvState.UP, None
     return EnvState.DEGRADED, f"covered by another mount ({os.fsdecode(top.source)})"
 
 
-def _own_sources(ctx: Context, env: Environment) -> set[bytes]:
-    """Return the names that its mount may have: between two steps it is the next one's already."""
-    intent = ctx.store.db.intent(env.id)
-    uppers = {env.upper, intent.after.upper} if intent else {env.upper}
-    return {mount_source(upper) for upper in uppers}
+def _is_own(books: _Books, top: Mount) -> bool:
+    return top.source in map(mount_source, uppers(books.env, books.intent))

@@ -3,9 +3,9 @@
 The order is what keeps every promise, so it stands in one place, `swap`:
 
     register    the intent is durable, it names the new upper and all that will be committed
-    prepare     the new upper has its root
+    prepare     the new upper exists
     build       the new overlay exists, attached nowhere
-    lock        nobody writes through the old mount any more
+    lock        nobody writes through the old mount any more; the new root gets its metadata
     beneath     the new overlay waits under the old mount
     detach      the new overlay shows; at no instant was the mount point empty
     commit      the database tells the new story
@@ -19,6 +19,7 @@ put there before it is certain to stay.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from envstack.environment.context import mount_source, now
 from envstack.environment.steps import Step
-from envstack.errors import Held, StateError
+from envstack.errors import EnvstackError, Held, StateError
 from envstack.linux.syscalls import mount_id
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay import mount as overlay
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from envstack.linux.mountinfo import Mount
     from envstack.model import Chain, Environment
     from envstack.store.records import Transition
+
+_log = logging.getLogger(__name__)
 
 
 def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -> Transition:
@@ -54,17 +57,47 @@ def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -
         old, new = _lay_beneath(ctx, env, mount, transition, undo)
         undo.pop_all()
     ctx.announce(Step.DETACH)
-    overlay.detach(old)
-    before = ctx.keep(env.id, overlay.clone(new))
-    os.close(new)
-    held = (old,) if before is None else (old, before)
-    with ExitStack() as uncommitted:
-        for descriptor in held:
-            uncommitted.callback(os.close, descriptor)
+    with ExitStack() as unfinished:  # what fails from here on is settled by the next request
+        unfinished.callback(os.close, old)
+        before = _uncover(ctx, env, old, new)
+        held = (old,) if before is None else (old, before)
+        if before is not None:
+            unfinished.callback(os.close, before)
         done = commit(ctx, env, transition)
-        uncommitted.pop_all()
+        unfinished.pop_all()
     ctx.defer(lambda: seal(ctx, env.upper, held))
     return done
+
+
+def _uncover(ctx: Context, env: Environment, old: int, new: int) -> int | None:
+    """Take off the old mount and keep the new one; return the clone that was kept until now.
+
+    Where that fails nothing is kept: put back, the old superblock would take writes again.
+    """
+    try:
+        _detach(env, old, new)
+        return ctx.keep(env.id, overlay.clone(new))
+    except BaseException:
+        ctx.release(env.id)
+        raise
+    finally:
+        os.close(new)
+
+
+def _detach(env: Environment, old: int, new: int) -> None:
+    """Detach the old mount, unless somebody did. Raises StateError where it was covered."""
+    top = mount_id(env.mount)
+    if top == mount_id(b"", dir_fd=new):
+        return
+    require_top(env, top, mount_id(b"", dir_fd=old))
+    overlay.detach(old)
+
+
+def require_top(env: Environment, top: int, expected: int) -> None:
+    """Raise StateError for a cover: umount(2) would take off that one, with what is in it."""
+    if top != expected:
+        shown = os.fsdecode(env.mount)
+        raise StateError(f"{shown} was covered by another mount", f"umount {shown}; try again")
 
 
 def _take_back(ctx: Context, env: Environment, upper: LayerId) -> None:
@@ -78,18 +111,21 @@ def _lay_beneath(
     """Return descriptors of the old mount, locked, and of the new one that waits beneath it."""
     after = transition.after
     ctx.announce(Step.PREPARE)
-    prepare_upper(ctx, env, after)
+    prepare_upper(ctx, env, after.upper)
     ctx.announce(Step.BUILD)
     new = build(ctx, after)
     undo.callback(os.close, new)
     old = overlay.open_mount(env.mount)
     undo.callback(os.close, old)
-    if mount_id(b"", dir_fd=old) != mount.id:
-        raise StateError(f"{os.fsdecode(env.mount)} was covered by another mount", "try again")
+    require_top(env, mount_id(b"", dir_fd=old), mount.id)
     ctx.announce(Step.LOCK)
     _lock(old, transition)
     undo.callback(overlay.unlock_mount, old)
+    # Now that nobody can change the root that is to be like. Through the overlay, because it
+    # remembers what its upper's root was like when it was built.
+    dress_root(ctx, after, b"/proc/self/fd/%d" % new)
     ctx.announce(Step.BENEATH)
+    require_top(env, mount_id(env.mount), mount.id)  # locking takes its time
     overlay.attach_beneath(new, old)
     return old, new
 
@@ -112,12 +148,24 @@ def commit(ctx: Context, env: Environment, transition: Transition) -> Transition
     A rollback brings a candidate for the checkpoint `saved`; whether there was anything to save is
     looked up now, when nobody can write into the old upper any more.
     """
-    if transition.op is Op.ROLLBACK and transition.checkpoint and not is_dirty(ctx, env):
+    if transition.op is Op.ROLLBACK and transition.checkpoint and _is_clean(ctx, env):
         states = {**transition.states, env.upper: LayerState.DISCARDED}
         transition = replace(transition, checkpoint=None, states=states)
     ctx.announce(Step.COMMIT)
     ctx.store.db.commit(transition, now())
     return transition
+
+
+def _is_clean(ctx: Context, env: Environment) -> bool:
+    """Tell whether there is surely nothing to save: what cannot be read is saved, not refused.
+
+    There is no way back any more, and a commit that can never succeed would block all else.
+    """
+    try:
+        return not is_dirty(ctx, env)
+    except (EnvstackError, OSError):
+        _log.exception("%s: it cannot be told what was not sealed; all of it is saved", env.name)
+        return False
 
 
 def is_dirty(ctx: Context, env: Environment) -> bool:
@@ -155,18 +203,16 @@ def new_upper(ctx: Context, env: Environment) -> LayerId:
     return upper.id
 
 
-def prepare_upper(ctx: Context, env: Environment, after: Environment) -> None:
-    """Make the directories of `after.upper` if they are missing; its root is like the one below."""
-    layers = ctx.store.layers
-    if not layers.exists(after.upper):
-        layers.make_upper(after.upper, upper_record(env, after.upper))
-    below = ctx.store.trees(after.lowers[:1])[0]
-    copy_root(below, layers.fs(after.upper))
+def prepare_upper(ctx: Context, env: Environment, upper: LayerId) -> None:
+    """Make the directories of an upper if they are missing, and say in `layer.json` whose it is."""
+    if not ctx.store.layers.exists(upper):
+        record = {"id": upper, "kind": LayerKind.UPPER, "env": env.id, "stack": env.stack_path}
+        ctx.store.layers.make_upper(upper, record)
 
 
-def upper_record(env: Environment, upper: LayerId) -> dict[str, object]:
-    """Return what `layer.json` says of an upper."""
-    return {"id": upper, "kind": LayerKind.UPPER, "env": env.id, "stack": env.stack_path}
+def dress_root(ctx: Context, env: Environment, root: bytes) -> None:
+    """Make `root`, that of the environment's upper, like the one it stands on."""
+    copy_root(ctx.store.trees(env.lowers[:1])[0], root)
 
 
 def seal(ctx: Context, upper: LayerId, mounts: tuple[int, ...]) -> bool:
@@ -216,6 +262,7 @@ def make_spare(ctx: Context, env: Environment) -> bool:
     if not ctx.store.db.knows(env.id):
         return True
     upper = new_upper(ctx, env)
-    if not ctx.store.layers.exists(upper):
-        ctx.store.layers.make_upper(upper, upper_record(env, upper))
+    prepare_upper(ctx, env, upper)
+    if not ctx.store.db.knows(env.id):  # purged meanwhile, without this one
+        discard(ctx, upper)
     return True

@@ -79,8 +79,9 @@ def _undo(ctx: Context, env_id: EnvId, known: Environment | None) -> None:
     """
     if known is None and ctx.store.db.knows(env_id):
         ctx.store.db.purge(env_id)
+    needed = () if known is None else (*known.base, known.upper)  # not committed yet, maybe
     for layer in ctx.store.db.layers(env_id):
-        if layer.state in (LayerState.BUILDING, LayerState.DISCARDED):
+        if layer.id not in needed and layer.state in (LayerState.BUILDING, LayerState.DISCARDED):
             try:
                 discard(ctx, layer.id)
             except (EnvstackError, OSError):

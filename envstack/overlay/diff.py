@@ -194,11 +194,11 @@ class _Comparison:
             file = os.open(name, _FILE, dir_fd=self._place.fd(entry.tree))
         except OSError as fault:
             if fault.errno in (errno.ELOOP, errno.ENXIO):  # a symlink, a socket
-                raise FileNotFoundError(errno.ENOENT, "No longer a regular file", name) from fault
+                raise FileNotFoundError(errno.ENOENT, "no longer a regular file", name) from fault
             raise
         files.callback(os.close, file)
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "No longer a regular file", name)
+            raise FileNotFoundError(errno.ENOENT, "no longer a regular file", name)
         return file
 
 

@@ -48,6 +48,7 @@ FORMAT = 1
 _ENVIRONMENT = (
     "id, name, stack_path, project, mount, stack, base, upper, lowers, head, wanted, created_at"
 )
+_LAYER = "id, kind, state, name, source"
 _CHECKPOINT = (
     "checkpoint.id, checkpoint.env, parent, message, tag, created_at, mode, chain,"
     " added, modified, deleted, coalesce(layer.state, 'sealed') = 'sealed'"
@@ -144,10 +145,7 @@ class Database:
 
     def chain(self, chain: Chain) -> list[Layer]:
         """Return the layers of a chain in its order. Raises Damaged if one has no row."""
-        query = (
-            "SELECT id, kind, state, name, source FROM layer"
-            " WHERE id IN (SELECT value FROM json_each(?))"
-        )
+        query = f"SELECT {_LAYER} FROM layer WHERE id IN (SELECT value FROM json_each(?))"
         found = {row[0]: _layer(row) for row in self._rows(query, dump_chain(chain))}
         for layer in chain:
             if layer not in found:
@@ -167,12 +165,12 @@ class Database:
 
     def find_layer(self, layer: LayerId) -> Layer | None:
         """Return one layer, or None if no row has that id."""
-        rows = self._rows("SELECT id, kind, state, name, source FROM layer WHERE id = ?", layer)
+        rows = self._rows(f"SELECT {_LAYER} FROM layer WHERE id = ?", layer)
         return _layer(rows[0]) if rows else None
 
     def layers(self, env: EnvId | None = None) -> list[Layer]:
         """Return the layers of one environment, or of all."""
-        query = "SELECT id, kind, state, name, source FROM layer WHERE ?1 IS NULL OR env = ?1"
+        query = f"SELECT {_LAYER} FROM layer WHERE ?1 IS NULL OR env = ?1"
         return [_layer(row) for row in self._rows(query, env)]
 
     def checkpoints(self, env: EnvId) -> list[Checkpoint]:

@@ -38,6 +38,10 @@ class Layers:
     def _path(self, layer: str) -> bytes:
         return os.path.join(self._layers, layer.encode())
 
+    def _unused(self, layer: LayerId) -> bytes:
+        """Return a path in `staging/` that nobody else uses."""
+        return os.path.join(self._staging, f"{layer}.{token_hex(4)}".encode())
+
     def fs(self, layer: LayerId) -> bytes:
         """Return the path of a layer's tree."""
         return os.path.join(self._path(layer), b"fs")
@@ -67,7 +71,7 @@ class Layers:
 
         One that is there already stays: a request and the background may make the same.
         """
-        staged = os.path.join(self._staging, f"{layer}.{token_hex(4)}".encode())
+        staged = self._unused(layer)
         for directory in (staged, os.path.join(staged, b"fs"), os.path.join(staged, b"work")):
             os.mkdir(directory, 0o700)
         _write_record(staged, record)
@@ -104,11 +108,18 @@ class Layers:
         remove(self.work(layer))
 
     def delete(self, layer: LayerId) -> None:
-        """Delete a layer with all it holds; a layer that is not there is no error."""
-        staged = os.path.join(self._staging, layer.encode())
-        with suppress(FileNotFoundError):
-            os.rename(self._path(layer), staged)
-        remove(staged)
+        """Delete a layer with all it holds, built or half built; one not there is no error.
+
+        Under a name of its own, so that of two who delete it one does, and the other has nothing
+        to do: a request and the background may meet here.
+        """
+        for place in (self._path(layer), os.path.join(self._staging, layer.encode())):
+            doomed = self._unused(layer)
+            try:
+                os.rename(place, doomed)
+            except FileNotFoundError:
+                continue
+            remove(doomed)
 
     def names(self) -> Iterator[LayerId]:
         """Yield the names in `layers/`."""

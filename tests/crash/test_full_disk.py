@@ -10,12 +10,14 @@ import pytest
 
 from envstack.client import RemoteError
 from tests.crash.crashbox import DOWN, FIRST, SECOND, UP
+from tests.crash.pauses import SWAP, WITHIN, paused
 from tests.crash.promises import Expected, check_promises, check_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from envstack.environment.steps import Step
     from tests.crash.crashbox import Crashbox
     from tests.support.trees import Tree
 
@@ -37,9 +39,14 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self._filler = root / "filler"
+        self._ballast = root / "home" / "ballast"
 
     def fill(self, room: int) -> None:
-        """Leave `room` bytes, rounded up to a block of the file system."""
+        """Leave `room` bytes, rounded up to a block of the file system.
+
+        What the store holds back for such a time is spent: the disk was full before.
+        """
+        self._ballast.unlink(missing_ok=True)
         piece = 1 << 22
         with self._filler.open("wb") as file:
             while piece >= _BLOCK:
@@ -122,6 +129,26 @@ def test_a_rollback_without_space_changes_nothing(box: Crashbox, disk: Path, roo
     assert len(box.log()) == (2 if done else 1)
     filled.free()
     check_promises(box, Expected(((UP, shown[0]),), born=now))
+
+
+@each_disk
+@pytest.mark.parametrize("step", SWAP)
+@pytest.mark.parametrize("method", ["checkpoint", "rollback"])
+def test_a_disk_that_fills_up_in_a_step_harms_nothing(
+    box: Crashbox, disk: Path, method: str, step: Step
+) -> None:
+    now, first = box.judge.now(), box.known[box.log()[0]["id"]]
+    filled = Disk(disk)
+    params = {"rev": "first"} if method == "rollback" else {}
+    with paused(box, step, method, **params) as answer:
+        filled.fill(0)
+    done = attempt(lambda: answer.result(WITHIN))
+    assert box.mounts() == [str(box.merged)]
+    assert box.status()["state"] == UP
+    assert not os.statvfs(box.merged).f_flag & os.ST_RDONLY
+    after = (UP, first if method == "rollback" else now)
+    filled.free()
+    check_promises(box, Expected((after,) if done else ((UP, now), after), born=now))
 
 
 @each_disk

@@ -11,6 +11,7 @@ from envstack.environment.steps import Step
 from envstack.rpc.places import places
 from tests.crash.crashbox import ABSENT, FIRST, SECOND, UP
 from tests.crash.daemon import PAUSE, Order
+from tests.crash.pauses import SWAP
 from tests.crash.promises import Expected, check
 from tests.daemon.harness import Raw
 from tests.support import waiting
@@ -24,9 +25,8 @@ pytestmark = pytest.mark.kernel
 
 _ID = 7
 _CANCELLED = "cancelled"
-_SWAP = (Step.REGISTER, Step.PREPARE, Step.BUILD, Step.LOCK, Step.BENEATH, Step.DETACH, Step.COMMIT)
 PARAMS: dict[str, dict[str, object]] = {"checkpoint": {}, "rollback": {"rev": "first"}}
-each_step = pytest.mark.parametrize("step", _SWAP)
+each_step = pytest.mark.parametrize("step", SWAP)
 each_method = pytest.mark.parametrize("method", PARAMS)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,36 +10,19 @@ import pytest
 from envstack.client import RemoteError
 from envstack.environment.steps import Step
 from tests.crash.crashbox import DOWN, FIRST, SECOND, THIRD, UP
-from tests.crash.daemon import PAUSE, Order
+from tests.crash.pauses import SWAP, WITHIN, paused
 from tests.crash.promises import Expected, check, check_tree
 from tests.support import waiting
 from tests.support.edits import apply, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from concurrent.futures import Future
 
     from tests.crash.crashbox import Crashbox
 
 pytestmark = pytest.mark.kernel
 
-_WITHIN = 20.0
-_SWAP = (Step.REGISTER, Step.PREPARE, Step.BUILD, Step.LOCK, Step.BENEATH, Step.DETACH, Step.COMMIT)
-each_step = pytest.mark.parametrize("step", _SWAP)
-
-
-@contextmanager
-def paused(box: Crashbox, step: Step, method: str, **params: object) -> Iterator[Future[Any]]:
-    """Ask for something and go on when the daemon has stopped in it, before `step`; at the end of
-    the context it goes on too."""
-    box.orders.give(Order(PAUSE, step))
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            answer = pool.submit(box.ask, method, **params)
-            waiting.until(lambda: step in box.orders.seen(), f"a pause before {step}")
-            yield answer
-        finally:
-            box.orders.withdraw()
+each_step = pytest.mark.parametrize("step", SWAP)
 
 
 def queued(box: Crashbox, pool: ThreadPoolExecutor, method: str) -> Future[Any]:
@@ -103,7 +85,7 @@ def test_whoever_looks_during_a_checkpoint_waits_for_nobody(box: Crashbox, step:
     with paused(box, step, "checkpoint") as answer:
         assert box.status()["state"] == UP
         check_tree(box, [tree])
-    box.known[answer.result(_WITHIN)["id"]] = tree
+    box.known[answer.result(WITHIN)["id"]] = tree
     check(box, Expected(((UP, tree),)))
 
 
@@ -128,9 +110,9 @@ def test_a_checkpoint_during_a_rollback_comes_after_it(box: Crashbox, step: Step
         paused(box, step, "rollback", rev="first") as rolled_back,
     ):
         made = queued(box, pool, "checkpoint")
-    first = box.known[rolled_back.result(_WITHIN)["to"]]
+    first = box.known[rolled_back.result(WITHIN)["to"]]
     box.known[rolled_back.result()["saved"]] = unsealed
-    box.known[made.result(_WITHIN)["id"]] = first
+    box.known[made.result(WITHIN)["id"]] = first
     assert made.result()["parent"] == rolled_back.result()["to"]
     check(box, Expected(((UP, first),)))
 
@@ -143,13 +125,13 @@ def test_down_during_another_operation_comes_after_it(
     unsealed = box.judge.now()
     with ThreadPoolExecutor(1) as pool, paused(box, step, method) as done:
         went_down = queued(box, pool, "down")
-    answer = done.result(_WITHIN)
+    answer = done.result(WITHIN)
     if method == "checkpoint":
         box.known[answer["id"]] = tree = unsealed
     else:
         box.known[answer["saved"]] = unsealed
         tree = box.known[answer["to"]]
-    assert went_down.result(_WITHIN)["state"] == DOWN
+    assert went_down.result(WITHIN)["state"] == DOWN
     check(box, Expected(((DOWN, tree),)))
 
 
@@ -160,9 +142,9 @@ def test_what_comes_after_a_down_is_told_that_it_is_not_up(
 ) -> None:
     with ThreadPoolExecutor(1) as pool, paused(box, step, "down") as went_down:
         refused = queued(box, pool, method)
-    assert went_down.result(_WITHIN)["state"] == DOWN
+    assert went_down.result(WITHIN)["state"] == DOWN
     with pytest.raises(RemoteError) as told:
-        refused.result(_WITHIN)
+        refused.result(WITHIN)
     assert (told.value.kind, told.value.exit_code) == ("not-up", 4)
     check(box, Expected(((DOWN, box.judge.now()),)))
 
