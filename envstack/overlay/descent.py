@@ -13,6 +13,8 @@ import os
 import resource
 from typing import TYPE_CHECKING
 
+from envstack.linux.syscalls import mount_id
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
@@ -28,16 +30,6 @@ def _share(trees: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // 4)
     return max(1, room // trees)
-
-
-def _mount_id(fd: int) -> bytes:
-    """Return the id of the mount that `fd` lies on, from proc_pid_fdinfo(5)."""
-    info = os.open(b"/proc/self/fdinfo/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fields = dict(line.split(b":", 1) for line in os.read(info, 4096).splitlines())
-    finally:
-        os.close(info)
-    return fields[b"mnt_id"].strip()
 
 
 class OtherMountError(FileNotFoundError):
@@ -56,7 +48,7 @@ class Descent:
         self._names: list[bytes] = []
         # Of each tree, depth to descriptor: neighbouring depths, the least first.
         self._open: tuple[dict[int, int], ...] = tuple({} for _ in roots)
-        self._mounts: dict[int, bytes] = {}
+        self._mounts: dict[int, int] = {}
         self._share = _share(len(roots))
 
     def __enter__(self) -> Self:
@@ -111,7 +103,7 @@ class Descent:
     def _open_root(self, tree: int) -> int:
         fd = os.open(self._roots[tree], _DIRECTORY)
         self._keep(tree, 0, fd)
-        self._mounts[tree] = _mount_id(fd)
+        self._mounts[tree] = mount_id(b"", dir_fd=fd)
         return fd
 
     def _open_child(self, tree: int, above: int, parent: int) -> int:
@@ -123,7 +115,7 @@ class Descent:
                 raise FileNotFoundError(errno.ENOENT, "No such directory", name) from fault
             raise
         self._keep(tree, above + 1, fd)
-        if _mount_id(fd) != self._mounts[tree]:
+        if mount_id(b"", dir_fd=fd) != self._mounts[tree]:
             os.close(self._open[tree].pop(above + 1))
             raise OtherMountError(errno.EXDEV, os.strerror(errno.EXDEV), name)
         return fd

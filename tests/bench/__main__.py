@@ -14,7 +14,7 @@ from pathlib import Path
 from envstack.linux import syscalls
 from tests.bench.rotation import Figures, measure
 
-_SIZES = {100: 40, 1000: 10}
+_SIZES = {100: 40, 10_000: 12, 100_000: 4}
 """Files in the upper, and how many rounds: each makes them anew."""
 
 
