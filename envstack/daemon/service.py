@@ -6,6 +6,7 @@ calls of `environment` and their answers into JSON; the order of steps is not it
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import defaultdict
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from envstack.daemon.calls import Call, Handler
     from envstack.environment.steps import Step
     from envstack.model import Environment, Status
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -179,7 +182,7 @@ class Service:
                 raise NotUp(f"environment {env.name!r} is not up", "envstack up")
             return shapes.log(history.log(self._ctx, env), env.head)
 
-        return await self._on_environment(Params(raw), work)
+        return await self._alone_with(Params(raw), self._seen, work)
 
     async def _diff(self, _call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
@@ -189,7 +192,7 @@ class Service:
             require_mount(env)
             return [shapes.change(row) for row in history.difference(self._ctx, env, a, b)]
 
-        return await self._on_environment(params, work)
+        return await self._alone_with(params, self._seen, work)
 
     async def _put_back(self) -> None:
         """Look after every mount: one may have been taken away.
@@ -212,10 +215,18 @@ class Service:
 
     async def _on_environment(self, params: Params, work: Callable[[Environment], T]) -> T:
         """Run `work` on the environment that is meant, alone with it, its last intent closed."""
+        return await self._alone_with(params, self._settled, work)
+
+    async def _alone_with(
+        self,
+        params: Params,
+        look: Callable[[bytes], Environment | None],
+        work: Callable[[Environment], T],
+    ) -> T:
         found = await self._in_thread(lambda: self._find(params))
 
         def alone() -> T:
-            env = self._settled(found.stack_path)
+            env = look(found.stack_path)
             if env is None:
                 raise NotUp(f"environment {found.name!r} is gone", "envstack up")
             return work(env)
@@ -239,6 +250,14 @@ class Service:
             return None
         recover.settle(self._ctx, env)
         return self._ctx.store.db.environment(env.id)
+
+    def _seen(self, stack_path: bytes) -> Environment | None:
+        """Return what is known for those who only read: its last intent closed, if that can be."""
+        try:
+            return self._settled(stack_path)
+        except (EnvstackError, OSError) as error:
+            _log.warning("what was begun cannot be finished yet: %s", error)
+            return self._by_stack(stack_path)
 
     def _by_stack(self, stack_path: bytes) -> Environment | None:
         rows = self._ctx.store.db.environments()

@@ -59,13 +59,17 @@ def settle(ctx: Context, env: Environment) -> None:
     if _has_happened(ctx, env, transition):
         _log.info("%s: %s had happened, it is committed", env.name, transition.op)
         _uncover(env, transition)
-        commit(ctx, env, transition)
+        done = commit(ctx, env, transition)
         _finish(ctx, env.upper)
+        if done.checkpoint:
+            ctx.defer(partial(count, ctx, env, done.checkpoint))
         restore(ctx, transition.after)
     else:
         _log.info("%s: %s had not happened, it is abandoned", env.name, transition.op)
         fresh = [transition.after.upper] if transition.after.upper != env.upper else []
         ctx.store.db.abandon(env.id, fresh)
+        for upper in fresh:
+            ctx.defer(partial(discard, ctx, upper))
 
 
 def _finish(ctx: Context, upper: LayerId) -> None:

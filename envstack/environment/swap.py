@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from envstack.environment.context import mount_source, now
 from envstack.environment.steps import Step
-from envstack.errors import EnvstackError, Held, StateError
+from envstack.errors import EnvstackError, Held, StateError, Unsupported
 from envstack.linux.syscalls import mount_id
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay import mount as overlay
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from envstack.store.records import Transition
 
 _log = logging.getLogger(__name__)
+
+_WORKDIR_ROOM = 1 << 20
+"""Bytes: with less, it is want of space that made the kernel mount an overlay read-only."""
 
 
 def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -> Transition:
@@ -180,9 +183,13 @@ def layer_trees(ctx: Context, chain: Chain) -> tuple[LayerTree, ...]:
 
 
 def build(ctx: Context, env: Environment) -> int:
-    """Return a descriptor of the environment's overlay, attached nowhere."""
+    """Return a descriptor of the environment's overlay, attached nowhere.
+
+    Where overlayfs cannot make what it needs in the workdir it mounts read-only, and succeeds
+    (ovl_get_workdir in fs/overlayfs/super.c): OSError ENOSPC or Unsupported here.
+    """
     layers = ctx.store.layers
-    return overlay.build(
+    mount = overlay.build(
         overlay.Overlay(
             source=mount_source(env.upper),
             lowers=ctx.store.trees(env.lowers),
@@ -191,6 +198,16 @@ def build(ctx: Context, env: Environment) -> int:
         ),
         like=env.project,
     )
+    if os.fstatvfs(mount).f_flag & os.ST_RDONLY:
+        os.close(mount)
+        room = os.statvfs(ctx.store.home)
+        if room.f_bavail * room.f_frsize < _WORKDIR_ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), ctx.store.home)
+        raise Unsupported(
+            "the kernel mounts this overlay read-only: the store's file system cannot serve",
+            "put the store on ext4, xfs, btrfs or tmpfs (ENVSTACK_HOME)",
+        )
+    return mount
 
 
 def new_upper(ctx: Context, env: Environment) -> LayerId:

@@ -25,15 +25,24 @@ class Ballast:
         self._directory = directory
         self._path = os.path.join(directory, b"ballast")
 
-    def balance(self) -> None:
-        """Hold the space, or let it go, by what is free; raises OSError, but never for space."""
-        space = os.statvfs(self._directory)
-        free = space.f_bavail * space.f_frsize
+    def balance(self) -> int:
+        """Hold the space, or let it go, by what is free; return how many bytes are free then.
+
+        Raises OSError, but never for want of space.
+        """
+        free = self._free()
         if free < _TIGHT:
             with suppress(FileNotFoundError):
                 os.unlink(self._path)
         elif free > _AMPLE and not os.path.exists(self._path):
             self._hold()
+        else:
+            return free
+        return self._free()
+
+    def _free(self) -> int:
+        space = os.statvfs(self._directory)
+        return space.f_bavail * space.f_frsize
 
     def _hold(self) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 _LITTLE_SPACE = 1 << 18
 """Bytes: with less than this free, space is what an error of the database is about."""
 
+_NEEDED = 1 << 17
+"""Bytes that a change of state takes at the most, its rows and the directories of an upper."""
+
 FORMAT = 1
 """`PRAGMA user_version` of the stores that this version writes."""
 
@@ -128,6 +131,14 @@ class Database:
                 "free some space there, and try again",
             )
         return EnvstackError(f"the store's database cannot be used: {error}")
+
+    def _require_space(self) -> None:
+        if self._ballast.balance() < _NEEDED:
+            directory = os.fsdecode(os.path.dirname(self._path))
+            raise EnvstackError(
+                f"no space left on the file system of {directory}",
+                "free some space there, and try again",
+            )
 
     def _undo(self) -> None:
         """Leave a transaction that failed; some failures have ended it already."""
@@ -223,8 +234,10 @@ class Database:
         """Write down an intent, before anything is done about it.
 
         A first `up` finds no environment to belong to: it is inserted, not wanted as yet. Raises
-        StateError where another environment has the mount point.
+        StateError where another environment has the mount point, EnvstackError where there is too
+        little space to commit it: what was begun and cannot be committed is half a change.
         """
+        self._require_space()
         env = transition.after
         try:
             with self._transaction() as connection:

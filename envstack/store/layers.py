@@ -72,16 +72,16 @@ class Layers:
         One that is there already stays: a request and the background may make the same.
         """
         staged = self._unused(layer)
-        for directory in (staged, os.path.join(staged, b"fs"), os.path.join(staged, b"work")):
-            os.mkdir(directory, 0o700)
-        _write_record(staged, record)
-        _sync_directory(staged)
         try:
+            for directory in (staged, os.path.join(staged, b"fs"), os.path.join(staged, b"work")):
+                os.mkdir(directory, 0o700)
+            _write_record(staged, record)
+            _sync_directory(staged)
             os.rename(staged, self._path(layer))
         except OSError as error:
+            remove(staged)
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            remove(staged)
         _sync_directory(self._layers)
 
     def describe(self, layer: LayerId, record: dict[str, Any]) -> None:

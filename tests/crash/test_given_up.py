@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,11 +18,13 @@ from tests.daemon.harness import Raw
 from tests.support import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tests.crash.crashbox import Crashbox
 
 pytestmark = pytest.mark.kernel
+
+Json = dict[str, Any]
 
 _ID = 7
 _CANCELLED = "cancelled"
@@ -40,20 +43,16 @@ def asking(box: Crashbox, method: str, **params: object) -> Iterator[Raw]:
         yield raw
 
 
-def answer(raw: Raw) -> dict[str, Any]:
-    """Return the answer to what was asked; what else is said is passed over."""
-    while True:
-        heard = raw.hear()
-        if heard.get("id") == _ID:
-            return heard
+def answer(raw: Raw, said: Iterable[Json] = ()) -> Json:
+    """Return the answer to what was asked, which may be among what was `said` already."""
+    return next(heard for heard in chain(said, iter(raw.hear, None)) if heard.get("id") == _ID)
 
 
-def cancel(raw: Raw) -> None:
-    """Cancel what was asked for, and return when the daemon has read that."""
+def cancel(raw: Raw) -> list[Json]:
+    """Cancel what was asked for, and return, with what was said, when the daemon has read that."""
     raw.say(method="$/cancel", params={"id": _ID})
     raw.ask("after", "daemon.status")
-    while raw.hear().get("id") != "after":
-        pass
+    return list(takewhile(lambda heard: heard.get("id") != "after", iter(raw.hear, None)))
 
 
 @pytest.fixture
@@ -83,9 +82,9 @@ def test_what_is_cancelled_in_a_step_is_answered_as_it_went(
     box.orders.give(Order(PAUSE, step))
     with asking(box, method, **PARAMS[method]) as raw:
         waiting.until(lambda: step in box.orders.seen(), f"a pause before {step}")
-        cancel(raw)
+        said = cancel(raw)
         box.orders.withdraw()
-        told = answer(raw)
+        told = answer(raw, said)
     if "result" in told:
         promised = promised.done
         assert len(box.log()) == 2
@@ -115,8 +114,8 @@ def test_what_is_cancelled_while_it_waits_for_its_turn_does_not_happen(box: Cras
     with asking(box, "checkpoint") as first:
         waiting.until(lambda: Step.LOCK in box.orders.seen(), "a pause")
         with asking(box, "rollback", rev="base") as second:
-            cancel(second)
-            assert answer(second)["error"]["data"]["kind"] == _CANCELLED
+            said = cancel(second)
+            assert answer(second, said)["error"]["data"]["kind"] == _CANCELLED
         box.orders.withdraw()
         box.known[answer(first)["result"]["id"]] = now
     check(box, Expected(((UP, now),)))
@@ -127,9 +126,9 @@ def test_an_up_that_is_cancelled_while_it_copies_leaves_nothing(crashbox: Crashb
     crashbox.orders.give(Order(PAUSE, Step.COPY))
     with asking(crashbox, "up") as raw:
         waiting.until(lambda: Step.COPY in crashbox.orders.seen(), "a pause")
-        cancel(raw)
+        said = cancel(raw)
         crashbox.orders.withdraw()
-        assert answer(raw)["error"]["data"]["kind"] == _CANCELLED
+        assert answer(raw, said)["error"]["data"]["kind"] == _CANCELLED
     assert crashbox.state() == ABSENT
     assert crashbox.mounts() == []
     crashbox.books.wait_until_in_order()
