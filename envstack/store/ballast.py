@@ -42,7 +42,8 @@ class Ballast:
 
     def _free(self) -> int:
         space = os.statvfs(self._directory)
-        return space.f_bavail * space.f_frsize
+        # A file system without blocks, such as ramfs, does not tell its size: it has none.
+        return space.f_bavail * space.f_frsize if space.f_blocks else _AMPLE
 
     def _hold(self) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
