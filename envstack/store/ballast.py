@@ -19,39 +19,50 @@ _AMPLE = 16 << 20
 
 
 class Ballast:
-    """The file `ballast` in `directory`; `balance` before anything is written there."""
+    """The file `ballast` in `directory`; `hold` it in good times, `release` it in need."""
 
     def __init__(self, directory: bytes) -> None:
         self._directory = directory
         self._path = os.path.join(directory, b"ballast")
 
-    def balance(self) -> int:
-        """Hold the space, or let it go, by what is free; return how many bytes are free then.
+    def hold(self) -> None:
+        """Hold the space if there is plenty; raises OSError, but never for want of space."""
+        if self.free() > _AMPLE and not os.path.exists(self._path):
+            self._take(self._path, _SIZE)
 
-        Raises OSError, but never for want of space.
+    def release(self, needed: int) -> bool:
+        """Let the space go if little is left, and tell whether `needed` bytes can be had then.
+
+        Only for what a user asks for: background work would let it go while a disk fills up, and
+        who fills it would take that too. What root may have besides is found out by trying.
         """
-        free = self._free()
-        if free < _TIGHT:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path)
-        elif free > _AMPLE and not os.path.exists(self._path):
-            self._hold()
-        else:
-            return free
-        return self._free()
+        if self.free() >= _TIGHT:
+            return True
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+        probe = self._path + b".probe"
+        taken = self._take(probe, needed)
+        with suppress(FileNotFoundError):
+            os.unlink(probe)
+        return taken
 
-    def _free(self) -> int:
+    def free(self) -> int:
+        """Return how many bytes are free, what is reserved for root aside."""
         space = os.statvfs(self._directory)
         # A file system without blocks, such as ramfs, does not tell its size: it has none.
         return space.f_bavail * space.f_frsize if space.f_blocks else _AMPLE
 
-    def _hold(self) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _take(self, path: bytes, size: int) -> bool:
         try:
-            os.posix_fallocate(descriptor, 0, _SIZE)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            os.unlink(self._path)
-        finally:
-            os.close(descriptor)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            return False
+        return True

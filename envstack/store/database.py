@@ -71,7 +71,7 @@ class Database:
             _require_known_format(self._path)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            self._ballast.balance()
+            self._ballast.hold()
             with self._explained():
                 self._prepare()
         except BaseException:
@@ -96,7 +96,7 @@ class Database:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._ballast.balance()
+            self._ballast.hold()
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
@@ -123,22 +123,20 @@ class Database:
 
     def _unusable(self, error: sqlite3.OperationalError) -> EnvstackError:
         """Explain an error; on a full file system SQLite calls some of them `disk I/O error`."""
-        directory = os.path.dirname(self._path)
-        space = os.statvfs(directory)
-        if space.f_bavail * space.f_frsize < _LITTLE_SPACE:
-            return EnvstackError(
-                f"no space left on the file system of {os.fsdecode(directory)} ({error})",
-                "free some space there, and try again",
-            )
+        if self._ballast.free() < _LITTLE_SPACE:
+            return self._without_space(str(error))
         return EnvstackError(f"the store's database cannot be used: {error}")
 
     def _require_space(self) -> None:
-        if self._ballast.balance() < _NEEDED:
-            directory = os.fsdecode(os.path.dirname(self._path))
-            raise EnvstackError(
-                f"no space left on the file system of {directory}",
-                "free some space there, and try again",
-            )
+        if not self._ballast.release(_NEEDED):
+            raise self._without_space("a change of state would not fit")
+
+    def _without_space(self, why: str) -> EnvstackError:
+        directory = os.fsdecode(os.path.dirname(self._path))
+        return EnvstackError(
+            f"no space left on the file system of {directory} ({why})",
+            "free some space there, and try again",
+        )
 
     def _undo(self) -> None:
         """Leave a transaction that failed; some failures have ended it already."""
@@ -292,6 +290,7 @@ class Database:
 
     def purge(self, env: EnvId) -> None:
         """Forget an environment and its history; its layers may be deleted from here on."""
+        self._require_space()
         with self._transaction() as connection:
             for table in ("intent", "checkpoint", "ops"):
                 connection.execute(f"DELETE FROM {table} WHERE env = ?", (env,))
