@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from envstack.stackfile.source import Source
 
 DEPTH_LIMIT = 64
+_TOO_DEEP = f"nested more than {DEPTH_LIMIT} levels deep"
+_LIBYAML_TOO_DEEP = "exceeded maximum nesting depth"
+"""What the libyaml of PyYAML 6.0.4 says, at 1,000 levels: it reads ahead of what it hands out."""
 NODE_LIMIT = 10_000
 """Nodes with aliases expanded; 500 layers, the most that overlayfs takes, are half of it."""
 
@@ -153,7 +156,7 @@ class _Builder:
             case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
                 self._tag(event, at)
                 if len(self._open) == DEPTH_LIMIT:
-                    raise self.error(at, f"nested more than {DEPTH_LIMIT} levels deep")
+                    raise self.error(at, _TOO_DEEP)
                 self._open.append(_Open(at, event.anchor, self._count))
             case yaml.SequenceEndEvent():
                 done = self._open.pop()
@@ -249,6 +252,8 @@ def _position(mark: Any) -> Position:
 
 def _syntax(error: yaml.MarkedYAMLError, builder: _Builder, source: Source) -> StackFileError:
     mark = error.problem_mark or error.context_mark
+    if error.problem == _LIBYAML_TOO_DEEP:
+        return builder.error(_position(mark), _TOO_DEEP)
     context = f" ({error.context})" if error.context else ""
     end = len(source.text.rstrip())
     if mark is None or mark.index >= end:
