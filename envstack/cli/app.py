@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from envstack import __version__
-from envstack.cli import daemon, environments, history, stack
+from envstack.cli import daemon, diff, environments, history, stack
 from envstack.cli.command import Command, Group, Json, begin
 from envstack.cli.output import Output, PipeClosedError
 from envstack.errors import Cancelled, EnvstackError, NotFound, Unsupported, UsageError
@@ -153,9 +153,9 @@ def _program() -> typer.Typer:
         history.checkpoint,
         history.rollback,
         history.log,
-        history.diff,
     ):
         program.command(cls=Command)(command)
+    program.command(cls=diff.DiffCommand)(diff.diff)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")
     by_hand.command(cls=Command)(daemon.run)
     for other in (daemon.start, daemon.stop, daemon.status, daemon.logs):

@@ -1,4 +1,4 @@
-"""`checkpoint`, `rollback`, `log` and `diff`."""
+"""`checkpoint`, `rollback` and `log`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from envstack.cli import calls, place, text
 from envstack.cli.command import Json, begin, check_mode, text_of
+from envstack.cli.diff import changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 _WIDE = 100
 """Columns of a terminal that has room for a date besides an age."""
-
-_SIGNS = {"added": ("A", "green"), "modified": ("M", "yellow"), "deleted": ("D", "red")}
 
 _Message = Annotated[str, typer.Option("-m", "--message", metavar="MSG", help="What it is.")]
 _Tag = Annotated[
@@ -38,8 +37,6 @@ _Force = Annotated[
 _Rev = Annotated[str, typer.Argument(metavar="REV", hidden=True)]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, no more.")]
 _Discard = Annotated[bool, typer.Option("--discard", help="Throw unsealed changes away.")]
-_From = Annotated[str | None, typer.Argument(metavar="A", hidden=True)]
-_To = Annotated[str | None, typer.Argument(metavar="B", hidden=True)]
 
 
 def checkpoint(
@@ -102,7 +99,7 @@ def rollback(
     params = {"rev": rev, "mode": mode, "discard": discard, "force": force, "dry_run": dry_run}
     answer = _ask(out, "env.rollback", **params)
     if dry_run:
-        out.show(answer, _changes(answer["paths"], out.paint))
+        out.show(answer, changes(answer["paths"], out.paint))
     else:
         out.show(answer, _rolled_back(answer, out.paint))
 
@@ -173,33 +170,6 @@ def _words(row: dict[str, Any], below: dict[str, Any] | None, paint: Paint) -> s
     notes = ["" if is_straight else f"[on {shown}]", "" if row["sealed"] else "[not sealed yet]"]
     words = [tag, text.title(row["message"]), *(paint("dim", note) for note in notes)]
     return " ".join(word for word in words if word)
-
-
-def diff(ctx: typer.Context, a: _From = None, b: _To = None, json: Json = False) -> None:
-    """Show what changed from A to B: A added, M modified, D deleted.
-
-    A is the head if not given, B the merged tree.
-
-    \b
-    Examples:
-      envstack diff             # since the last checkpoint
-      envstack diff base        # since the beginning
-      envstack diff @~1 @       # what the last checkpoint holds
-    """
-    out = begin(ctx, json)
-    rows = _ask(out, "env.diff", a=a, b=b)
-    out.show(rows, _changes(rows, out.paint))
-
-
-def _changes(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
-    totals = dict.fromkeys(_SIGNS, 0)
-    for row in rows:
-        totals[row["change"]] += 1
-        sign, colour = _SIGNS[row["change"]]
-        suffix = "/" if row["kind"] == "dir" else ""
-        yield paint(colour, f"{sign} {text.path_of(row, suffix)}")
-    summary = ", ".join(f"{count:,} {change}" for change, count in totals.items() if count)
-    yield paint("dim", summary or "no changes")
 
 
 def _ask(out: Output, method: str, **params: Any) -> Any:

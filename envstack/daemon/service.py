@@ -21,8 +21,9 @@ from envstack import stackfile
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.params import Params
-from envstack.environment import checkpoint, down, history, recover, rollback, status, up
-from envstack.environment.context import Context, require_mount, uppers
+from envstack.daemon.sides import comparison
+from envstack.environment import checkpoint, compare, down, history, recover, rollback, status, up
+from envstack.environment.context import Context, uppers
 from envstack.errors import Cancelled, EnvstackError, NotUp
 from envstack.rpc import shapes
 from envstack.store.store import Store
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from envstack.daemon.calls import Call, Handler
     from envstack.environment.steps import Step
     from envstack.model import Environment, Status
+    from envstack.overlay.diff import Difference
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ class Service:
             "env.rollback": self._rollback,
             "env.log": self._log,
             "env.diff": self._diff,
+            "env.compare": self._compare,
         }
 
     def environments(self) -> list[str]:
@@ -171,7 +174,9 @@ class Service:
 
         def work(env: Environment) -> Any:
             if dry_run:
-                return shapes.rolled_back(rollback.preview(self._ctx, env, request.rev))
+                return shapes.rolled_back(
+                    rollback.preview(self._ctx, env, request.rev, _tick(call))
+                )
             return shapes.rolled_back(rollback.rollback(self._ctx, env, request))
 
         return await self._on_environment(params, work)
@@ -184,13 +189,21 @@ class Service:
 
         return await self._alone_with(Params(raw), self._seen, work)
 
-    async def _diff(self, _call: Call, raw: dict[str, Any]) -> Any:
-        params = Params(raw)
-        a, b = params.text("a", "@"), params.optional_text("b")
+    async def _diff(self, call: Call, raw: dict[str, Any]) -> Any:
+        found = await self._differences(call, raw)
+        return [shapes.change(row.change) for row in found]
 
-        def work(env: Environment) -> Any:
-            require_mount(env)
-            return [shapes.change(row) for row in history.difference(self._ctx, env, a, b)]
+    async def _compare(self, call: Call, raw: dict[str, Any]) -> Any:
+        return comparison(await self._differences(call, raw))
+
+    async def _differences(self, call: Call, raw: dict[str, Any]) -> list[Difference]:
+        params = Params(raw)
+        request = compare.Request(
+            params.text("a", "@"), params.optional_text("b"), params.paths("paths")
+        )
+
+        def work(env: Environment) -> list[Difference]:
+            return compare.compare(self._ctx, env, request, _tick(call))
 
         return await self._alone_with(params, self._seen, work)
 
@@ -289,10 +302,21 @@ def _askers(call: Call) -> frozenset[int]:
     return frozenset({os.getpid(), call.peer_pid})
 
 
-def _progress(call: Call) -> Callable[[str], None]:
-    def progress(message: str) -> None:
+def _tick(call: Call) -> Callable[[], None]:
+    """Return what raises Cancelled once nobody wants the answer any more."""
+
+    def tick() -> None:
         if call.cancelled.is_set():
             raise Cancelled("the request was cancelled; nothing was changed")
+
+    return tick
+
+
+def _progress(call: Call) -> Callable[[str], None]:
+    tick = _tick(call)
+
+    def progress(message: str) -> None:
+        tick()
         call.report(message)
 
     return progress
