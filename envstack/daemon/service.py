@@ -20,10 +20,12 @@ from anyio import CapacityLimiter, to_thread
 from envstack import stackfile
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
+from envstack.daemon.listing import listing
 from envstack.daemon.params import Params
 from envstack.daemon.sides import comparison
 from envstack.environment import checkpoint, compare, down, history, recover, rollback, status, up
 from envstack.environment.context import Context, uppers
+from envstack.environment.sizes import Sizes
 from envstack.errors import Cancelled, EnvstackError, NotUp
 from envstack.rpc import shapes
 from envstack.store.store import Store
@@ -70,10 +72,12 @@ class Service:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
             self._ctx = Context(store, self._announce, jobs.defer)
+            self._sizes = Sizes(self._ctx)
             await to_thread.run_sync(recover.recover, self._ctx)
             jobs.open()
             await self._tasks.start(keep_watch, self._put_back)
             stack.callback(self._tasks.cancel_scope.cancel)
+            stack.callback(self._sizes.close)
             self._stack = stack.pop_all()
         return self
 
@@ -136,7 +140,9 @@ class Service:
         return await self._in_thread(work)
 
     async def _list(self, _call: Call, _raw: dict[str, Any]) -> Any:
-        return await self._in_thread(lambda: [shapes.status(row) for row in self._statuses()])
+        return await self._in_thread(
+            lambda: listing(self._ctx, list(self._statuses()), self._sizes)
+        )
 
     def _statuses(self) -> Iterator[Status]:
         for env in self._ctx.store.db.environments():

@@ -181,8 +181,9 @@ def test_progress_is_shown_on_a_terminal_and_wiped_away(cli: Cli, daemon: FakeDa
     daemon.answers["env.up"] = slow
     with cli.on_terminal("up") as terminal:
         done = terminal.finish()
-    assert "\r\x1b[2Klayer 1 of 2\\x07 5 of 10\r\x1b[2K" in done.out
-    assert cli("up").err == ""
+    assert "\r\x1b[2Klayer 1 of 2\\x07 [##########..........] 5 of 10\r\x1b[2K" in done.out
+    assert cli("up").err == "layer 1 of 2\\x07\n"
+    assert cli("up", "--json").err == ""
     with cli.on_terminal("up", "--json") as terminal:
         assert "layer 1 of 2" not in terminal.finish().out
 
