@@ -60,6 +60,7 @@ class LayerKind(StrEnum):
 
     DIR = "dir"
     COPY = "copy"
+    RUN = "run"
     UPPER = "upper"
 
 
@@ -83,13 +84,17 @@ class LayerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer; `source` is the user's directory where `kind` is `DIR` or `COPY`."""
+    """One layer; `source` is the user's directory where `kind` is `DIR` or `COPY`.
+
+    `key` says what a layer of a stack file was made from: one of the same key need not be built.
+    """
 
     id: LayerId
     kind: LayerKind
     state: LayerState
     name: str | None = None
     source: bytes | None = None
+    key: str | None = None
 
 
 Chain = tuple[LayerId, ...]
