@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from envstack.daemon.calls import Call, Handler
     from envstack.environment.steps import Step
+    from envstack.linux.launcher import Launcher
     from envstack.model import Environment, Status
 
 _log = logging.getLogger(__name__)
@@ -54,8 +55,14 @@ def announce_nothing(_step: Step) -> None:
 class Service:
     """The daemon's methods over the store at `home`; entering it recovers what was left behind."""
 
-    def __init__(self, home: bytes, announce: Callable[[Step], None] = announce_nothing) -> None:
+    def __init__(
+        self,
+        home: bytes,
+        launcher: Launcher,
+        announce: Callable[[Step], None] = announce_nothing,
+    ) -> None:
         self._home = home
+        self._launcher = launcher
         self._announce = announce
         self._stack = AsyncExitStack()
         self._threads = CapacityLimiter(_THREADS)
@@ -68,7 +75,7 @@ class Service:
             store = stack.enter_context(await to_thread.run_sync(Store, self._home))
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
-            self._ctx = Context(store, self._announce, jobs.defer)
+            self._ctx = Context(store, self._announce, jobs.defer, self._launcher)
             await to_thread.run_sync(recover.recover, self._ctx)
             jobs.open()
             await self._tasks.start(keep_watch, self._put_back)

@@ -14,6 +14,7 @@ from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
     from envstack.environment.steps import Step
+    from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
     from envstack.model import EnvId, Environment, LayerId
     from envstack.store.records import Transition
@@ -48,6 +49,7 @@ class Context:
     store: Store
     announce: Callable[[Step], None]
     defer: Callable[[Job], None]
+    launcher: Launcher
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
 
