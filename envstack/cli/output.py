@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from envstack.cli.progress import ProgressLine
 from envstack.cli.text import coloured, escaped, holders, uncoloured
 from envstack.errors import EnvstackError, StackFileError
+from envstack.rpc.messages import Output as CommandOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +41,7 @@ class Output:
         smart = environ.get("TERM") != "dumb"
         wanted = smart and not environ.get("NO_COLOR")
         self.paint = coloured if wanted and os.isatty(_STDOUT) else uncoloured
-        self._paint_errors = coloured if wanted and os.isatty(_STDERR) else uncoloured
+        self.paint_errors = coloured if wanted and os.isatty(_STDERR) else uncoloured
         has_terminal = smart and os.isatty(_STDERR)
         self._progress = ProgressLine(self._complain, _STDERR if has_terminal else None)
 
@@ -92,15 +93,30 @@ class Output:
         lines = [json.dumps({"error": shape})] if self.as_json else self._error_lines(shape)
         self._complain("".join(f"{line}\n" for line in lines))
 
+    def notice(self, value: Progress | CommandOutput) -> None:
+        """Show what comes before the answer to a request."""
+        if isinstance(value, CommandOutput):
+            self.stream(value.text)
+        else:
+            self.progress(value)
+
     def progress(self, value: Progress) -> None:
         """Show how far a request has come; not where a program reads."""
         if not self.as_json:
             self._progress.update(value)
 
     def stream(self, text: str) -> None:
-        """Show what a command says that the request runs, above how far the request has come."""
+        """Show what a command says that the request runs, above how far the request has come.
+
+        To standard error; not at all with `--json`.
+        """
         if not self.as_json:
             self._progress.stream(text)
+
+    def tell(self, line: str) -> None:
+        """Print a line for people on standard error."""
+        self._progress.clear()
+        self._complain(f"{line}\n")
 
     def ask(self, question: str) -> bool:
         """Put a question on the terminal and return whether the answer is yes."""
@@ -113,7 +129,7 @@ class Output:
         return not self.as_json and os.isatty(0) and os.isatty(_STDERR)
 
     def _error_lines(self, shape: dict[str, Any]) -> Iterable[str]:
-        paint = self._paint_errors
+        paint = self.paint_errors
         if shape["kind"] == StackFileError.kind:  # a report of its own, many lines long
             yield from (escaped(line) for line in shape["message"].split("\n"))
         else:
