@@ -37,7 +37,7 @@ class Output:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.as_json: bool | None = None
-        self._encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self.encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         smart = environ.get("TERM") != "dumb"
         wanted = smart and not environ.get("NO_COLOR")
         self.paint = coloured if wanted and os.isatty(_STDOUT) else uncoloured
@@ -57,7 +57,7 @@ class Output:
         """
         if self.as_json:
             lines = [json.dumps(value, separators=(",", ":"))]
-        self.write(f"{line}\n".encode(self._encoding, "backslashreplace") for line in lines)
+        self.write(f"{line}\n".encode(self.encoding, "backslashreplace") for line in lines)
 
     def show_each(self, rows: Iterable[Any]) -> None:
         """Print a list as JSON, row by row: it need not fit into memory. Raises as `show` does."""

@@ -32,6 +32,8 @@ _SGR = {
 }
 """Colours as ECMA-48 numbers them (console_codes(4))."""
 
+_STATES = {"up": "green", "down": "dim", "degraded": "red"}
+
 _ESCAPE = re.compile("\x1b\\[[0-9]+m")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 _AGES = (
@@ -95,6 +97,11 @@ def raw_line(line: bytes, colour: str, paint: Paint) -> str:
     return paint(colour, shown) if colour else shown
 
 
+def revision(value: str, paint: Paint) -> str:
+    """Return an id, shortened, or `base`."""
+    return paint("yellow", value[:ID_SHOWN])
+
+
 def title(message: str) -> str:
     """Return the first line of a checkpoint's message."""
     first, more, _rest = message.strip().partition("\n")
@@ -118,6 +125,26 @@ def counts(changes: Json | None, paint: Paint) -> str:
         paint(colour, f"{sign}{changes[key]:d}") for key, sign, colour in signs if changes[key]
     ]
     return " ".join(parts) or paint("dim", "=")
+
+
+def state(word: str, paint: Paint) -> str:
+    """Return the state of an environment, in its colour."""
+    return paint(_STATES.get(word, "red"), word)
+
+
+def size(row: Json) -> str:
+    """Return the `size` of a row of `ls`, in binary units; an ellipsis while it is not known."""
+    if row["size"] is None:
+        return "…"
+    return ("" if row["size_exact"] else "≥") + _amount(row["size"])
+
+
+def _amount(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
 
 
 def number_of(count: int, noun: str) -> str:

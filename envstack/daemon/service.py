@@ -114,6 +114,7 @@ class Service:
             "env.up": self._up,
             "env.down": self._down,
             "env.status": self._status,
+            "env.glance": self._glance,
             "env.list": self._list,
             "env.checkpoint": self._checkpoint,
             "env.rollback": self._rollback,
@@ -183,6 +184,18 @@ class Service:
         def work() -> Any:
             env = self._find(params)
             return shapes.status(status.status_with_holders(self._ctx, env.id, askers(call)))
+
+        return await self._in_thread(work)
+
+    async def _glance(self, _call: Call, raw: dict[str, Any]) -> Any:
+        params = Params(raw)
+
+        def work() -> Any:
+            env = self._find(params)
+            return {
+                **shapes.status(status.status(self._ctx, env.id)),
+                "dirty": status.may_be_dirty(self._ctx, env),
+            }
 
         return await self._in_thread(work)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ASKING = [
     ("up",),
     ("down",),
-    ("down", "--purge"),
+    ("down", "--purge", "--yes"),
     ("status",),
     ("ls",),
     ("checkpoint", "-m", "message", "--tag", "v1"),
@@ -31,6 +31,8 @@ ASKING = [
     ("log",),
     ("diff",),
     ("diff", "base", "@"),
+    ("diff", "--name-only", "--", "a"),
+    ("status", "--short"),
     ("daemon", "start"),
     ("daemon", "status"),
 ]
