@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from envstack.cli.progress import ProgressLine
-from envstack.cli.text import coloured, escaped, holders, uncoloured
+from envstack.cli.text import coloured, commands, escaped, holders, uncoloured
 from envstack.errors import EnvstackError, StackFileError
 from envstack.rpc.messages import Output as CommandOutput
 
@@ -138,6 +138,8 @@ class Output:
             yield paint("cyan", "hint:") + " " + escaped(shape["hint"])
         if shape.get("holders"):
             yield from holders(shape["holders"], paint)
+        if shape.get("commands"):
+            yield from commands(shape["commands"], paint)
         yield from shape.get("traceback", "").splitlines()
 
     def _complain(self, text: str) -> None:

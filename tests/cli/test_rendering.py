@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from envstack.errors import NotFound
-from tests.cli.harness import Done, checkpoint, holder, interrupt, listed, logged, status
+from tests.cli.harness import (
+    Done,
+    brought,
+    checkpoint,
+    holder,
+    interrupt,
+    listed,
+    logged,
+    status,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,11 +222,9 @@ def test_whatever_is_no_terminal_gets_no_escapes(cli: Cli, daemon: FakeDaemon) -
 
 
 def test_progress_is_shown_on_a_terminal_and_wiped_away(cli: Cli, daemon: FakeDaemon) -> None:
-    answer = daemon.answers["env.up"]
-
     def slow(call: FakeCall) -> Any:
         call.progress("layer 1 of 2\x07", 5, 10)
-        return answer
+        return brought()
 
     daemon.answers["env.up"] = slow
     with cli.on_terminal("up") as terminal:
