@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
+import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from envstack.cli import calls, place, text
 from envstack.cli.command import Command, Json, begin
-from envstack.errors import UsageError
+from envstack.client import RemoteError
+from envstack.errors import NotFound, UsageError
 from envstack.rpc.messages import Progress
 from envstack.rpc.shapes import path_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from envstack.cli.output import Output
     from envstack.cli.sides import Pair
@@ -73,19 +76,31 @@ def diff(
     if stat + name_only + patch > 1:
         raise UsageError("--stat, --name-only and --patch exclude each other", "take one of them")
     calls.require_root()
-    found = ctx.meta.get(_PATHS, [])
-    paths = place.in_merged_tree(found) if found else []
+    named = ctx.meta.get(_PATHS, [])
+    paths = place.in_merged_tree(named) if named else []
+    given = [word for word in (a, b) if word is not None and os.path.lexists(word)]
     params = {**place.here(), "a": a, "b": b, "paths": paths}
-    with calls.running() as client:
-        if not (stat or patch):
-            rows = calls.call(out, client, "env.diff", **params)
-            out.show(rows, _names(rows) if name_only else changes(rows, out.paint))
-            return
-        answer = calls.call(out, client, "env.compare", **params)
+    method = "env.compare" if stat or patch else "env.diff"
+    with calls.running() as client, _paths_explained(given):
+        answer = calls.call(out, client, method, **params)
     if stat:
         _show_stat(out, answer)
-    else:
+    elif patch:
         _show_patch(out, answer)
+    else:
+        out.show(answer, _names(answer) if name_only else changes(answer, out.paint))
+
+
+@contextmanager
+def _paths_explained(revisions: Sequence[str]) -> Iterator[None]:
+    """Say how to name a path, where one was given as a revision."""
+    try:
+        yield
+    except RemoteError as error:
+        if error.kind == NotFound.kind and revisions:
+            hint = f"if the path is meant: envstack diff -- {' '.join(revisions)}"
+            raise NotFound(error.message, hint) from error
+        raise
 
 
 def changes(rows: list[Row], paint: Paint) -> Iterator[str]:

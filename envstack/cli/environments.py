@@ -70,6 +70,8 @@ def _is_up(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["saved"]:
         saved = row["saved"][: text.ID_SHOWN]
         yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
+    if row["head"] is None:
+        yield paint("dim", 'next: work in there; envstack checkpoint -m "what works"')
 
 
 def down(
@@ -110,5 +112,5 @@ def down(
 
 
 def _is_down(row: dict[str, Any], paint: Paint) -> Iterator[str]:
-    yield f"{paint('bold', text.escaped(row['name']))} is down; its changes and history are kept"
-    yield paint("dim", "next: envstack up, or envstack down --purge to delete them")
+    yield f"{paint('bold', text.escaped(row['name']))} is down"
+    yield paint("dim", "changes and history are kept; next: envstack up")

@@ -65,6 +65,8 @@ def _sealed(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     took = paint("dim", f"  {row['duration_ms']:.1f} ms")
     title = f" {text.title(row['message'])}" if row["message"] else ""
     yield f"checkpoint {text.revision(row['id'], paint)}{tag}{title}{took}"
+    if row["changes"] is not None and not any(row["changes"].values()):
+        yield paint("dim", "nothing had changed; it is a name for what was there")
     yield from _left_behind(row["stranded"], paint)
 
 

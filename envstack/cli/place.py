@@ -117,7 +117,10 @@ def _find() -> Target:
                 stack = os.readlink(f"/proc/self/fd/{directory}")
     current_directory()
     if stack is None:
-        raise NotFound(f"there is no {STACK_FILE} here or further up", "envstack init")
+        raise NotFound(
+            f"there is no {STACK_FILE} here or further up",
+            "envstack init writes one; envstack ls lists the environments there are",
+        )
     return {"stack": os.path.realpath(os.path.join(stack, STACK_FILE))}
 
 

@@ -28,7 +28,7 @@ def confirm(out: Output, client: Client, target: Target) -> None:
         if all(row[key] == value for key, value in target.items()):
             out.tell(_lost(out, row))
     if not out.ask("Delete it for good?"):
-        raise EnvstackError("nothing was deleted")
+        raise EnvstackError("nothing was deleted", "envstack down unmounts and keeps everything")
 
 
 def _lost(out: Output, row: dict[str, Any]) -> str:

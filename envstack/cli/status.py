@@ -88,9 +88,9 @@ def _head(head: dict[str, Any] | None, paint: Paint) -> str:
 
 
 def ls(ctx: typer.Context, json: Json = False) -> None:
-    """List all environments, wherever they are, and what their own layers take on disk.
+    """List all environments, and what they take on disk.
 
-    In SIZE, an ellipsis stands for what is still being counted, ≥ for at least so much.
+    The size is that of an environment's own layers. In SIZE, an ellipsis stands for what is still being counted, ≥ for at least so much.
 
     \b
     Examples:

@@ -175,6 +175,18 @@ def test_checkpoint_names_its_id_and_those_it_left_behind(cli: Cli, daemon: Fake
     assert asked["message"] == "caf\ufffd", "what is stored is text"
 
 
+def test_a_first_up_and_a_checkpoint_of_nothing_say_what_they_mean(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    assert "next: " in cli("up").out
+    daemon.answers["env.up"] = brought(head=checkpoint(1))
+    assert cli("up").out == "web is up at /p/.envstack/merged\n"
+    nothing = {"added": 0, "modified": 0, "deleted": 0}
+    answer = {**checkpoint(5, changes=nothing), "duration_ms": 0.6, "stranded": []}
+    daemon.answers["env.checkpoint"] = answer
+    assert "nothing had changed" in cli("checkpoint").out
+
+
 def test_rollback_says_what_it_kept_and_a_dry_run_what_it_would_change(
     cli: Cli, daemon: FakeDaemon
 ) -> None:

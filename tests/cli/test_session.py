@@ -59,7 +59,7 @@ def test_a_session_from_init_to_purge(session: Cli, project: Path) -> None:
     assert session("up").code == 0
     assert [row["state"] for row in session("ls", "--json").document] == ["up"]
     assert session("down", "--purge", "--yes").code == 0
-    assert session("ls").out == "no environments\n"
+    assert session("ls").out.splitlines()[0] == "no environments"
     assert (project / "doomed").read_text() == "delete me\n", "the project below stays as it was"
 
 
