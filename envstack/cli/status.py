@@ -90,7 +90,8 @@ def _head(head: dict[str, Any] | None, paint: Paint) -> str:
 def ls(ctx: typer.Context, json: Json = False) -> None:
     """List all environments, and what they take on disk.
 
-    The size is that of an environment's own layers. In SIZE, an ellipsis stands for what is still being counted, ≥ for at least so much.
+    SIZE is that of an environment's own layers: an ellipsis while it is still being counted, and
+    ≥ where it is at least so much.
 
     \b
     Examples:
