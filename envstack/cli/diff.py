@@ -62,7 +62,8 @@ def diff(
     """Show what changed from A to B: A added, M modified, D deleted.
 
     A is the head if not given, B the merged tree. With PATHs only these and what lies below them:
-    relative to the current directory inside the merged tree, else to its root.
+    relative to the current directory inside the merged tree, else to its root. A patch holds files
+    and symlinks; it cannot tell of directories, owners and special files.
 
     \b
     Examples:

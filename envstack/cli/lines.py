@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _STEPS = 1_500_000
 """Comparisons that Myers' algorithm may make for two texts: about half a second."""
 
-_LONGEST_SCRIPT = 1000
+_LONGEST_SCRIPT = 500
 """Lines that Myers' algorithm may insert and delete in one stretch; its memory is the square."""
 
 _DEEPEST = 40
