@@ -80,7 +80,7 @@ def received(connection: socket.socket, count: int) -> tuple[bytes, list[int]]:
 
 def answer(word: bytes, rest: str) -> bytes:
     """Return a datagram of one word and what belongs to it."""
-    return word + b" " + rest.encode("utf-8", "backslashreplace")[: ANSWER_BYTES // 2]
+    return (word + b" " + rest.encode("utf-8", "backslashreplace"))[:ANSWER_BYTES]
 
 
 def reason(error: Exception) -> str:

@@ -208,7 +208,7 @@ def _heard(control: socket.socket, word: bytes) -> list[int]:
         return fds
     if not said:
         raise _launcher_gone()
-    why = said.removeprefix(FAILED).strip().decode()
+    why = said.removeprefix(FAILED).strip().decode("utf-8", "replace")
     raise EnvstackError(f"the command cannot be started: {why}")
 
 
