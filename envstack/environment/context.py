@@ -28,6 +28,17 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Audience:
+    """Who waits for the answer: `tell` takes how far it has come, `show` what a command prints.
+
+    Both raise Cancelled when nobody wants the answer any more.
+    """
+
+    tell: Progress
+    show: Callable[[bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
 
