@@ -101,7 +101,7 @@ class Place:
         """Run a command to its end; return its status, and what it wrote."""
         with self.runs(launcher, *argv, **environ) as running:
             written = everything(running)
-            return running.wait(), written.decode()
+            return status(running), written.decode()
 
 
 def everything(running: Running) -> bytes:
@@ -121,6 +121,11 @@ def until(running: Running, end: bytes) -> bytes:
         assert more, written
         written += more
     return written
+
+
+def status(running: Running) -> int:
+    assert ready(running, WITHIN), "the command ends"
+    return running.wait()
 
 
 def ready(waited: int | Running, within: float) -> bool:
@@ -154,11 +159,13 @@ def place(new_place: Callable[[], Place]) -> Place:
 
 
 @pytest.fixture
-def fifo(place: Place) -> Path:
+def fifo(place: Place) -> Iterator[Path]:
     """What a command may wait at: `read line < FIFO` ends with `fifo.write_text`."""
     path = place.root / "fifo"
     os.mkfifo(path)
-    return path
+    kept = os.open(path, os.O_RDWR)  # so that writing blocks nobody, whoever reads
+    yield path
+    os.close(kept)
 
 
 def test_a_command_runs_in_the_overlay_and_nobody_else_sees_it(
@@ -172,29 +179,29 @@ def test_a_command_runs_in_the_overlay_and_nobody_else_sees_it(
         assert (place.root / "upper" / "new").read_text() == "new\n"
         fifo.write_text("\n")
         assert everything(running) == b"late\n"
-        assert running.wait() == 0
+        assert status(running) == 0
 
 
 @pytest.mark.parametrize(
-    ("script", "status"),
+    ("script", "expected"),
     [("exit 3", 3), ("kill -TERM $$", -15), ("kill -KILL $$", -9), ("kill -KILL -1; exit 4", 4)],
 )
 def test_the_status_tells_an_exit_code_from_a_signal(
-    launcher: Launcher, place: Place, script: str, status: int
+    launcher: Launcher, place: Place, script: str, expected: int
 ) -> None:
     with place.runs(launcher, "sh", "-c", script) as running:
-        assert running.wait() == status
-        assert running.wait() == status
+        assert status(running) == expected
+        assert running.wait() == expected
 
 
 def test_the_end_of_a_command_can_be_polled_for(
     launcher: Launcher, place: Place, fifo: Path
 ) -> None:
-    with place.runs(launcher, "cat", os.fsencode(fifo)) as running:
+    with place.runs(launcher, "head", "-n1", os.fsencode(fifo)) as running:
         assert not ready(running, 0)
-        fifo.write_text("")
+        fifo.write_text("\n")
         assert ready(running, WITHIN)
-        assert running.wait() == 0
+        assert status(running) == 0
 
 
 def test_a_command_starts_in_a_clean_state(place: Place) -> None:
@@ -206,13 +213,13 @@ def test_a_command_starts_in_a_clean_state(place: Place) -> None:
         with Launcher() as launcher:
             script = "umask; cut -d' ' -f1,6 /proc/self/stat; grep Sig /proc/self/status; cat"
             script += "; echo /proc/[0-9]*; exec ls /proc/self/fd"
-            status, said = place.result(launcher, "sh", "-c", script)
+            code, said = place.result(launcher, "sh", "-c", script)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(signal.SIGHUP, handler)
         os.umask(before)
     umask, session, *rest = said.splitlines()
-    assert status == 0
+    assert code == 0
     assert umask == "0022"
     assert session.split()[1] == "2", "the shell leads a session of its own"
     masks = dict(line.split(":\t") for line in rest if line.startswith("Sig"))
@@ -248,7 +255,7 @@ def test_a_program_is_found_on_the_path_of_the_command(launcher: Launcher, place
 def test_50_mb_of_output_arrive_whole(launcher: Launcher, place: Place) -> None:
     with place.runs(launcher, "head", "-c", "50000000", "/dev/zero") as running:
         assert sum(map(len, iter(lambda: some(running), b""))) == 50_000_000
-        assert running.wait() == 0
+        assert status(running) == 0
 
 
 def test_a_command_may_close_its_output_and_go_on(
@@ -259,7 +266,7 @@ def test_a_command_may_close_its_output_and_go_on(
         assert everything(running) == b""
         assert not ready(running, 0)
         fifo.write_text("\n")
-        assert running.wait() == 4
+        assert status(running) == 4
 
 
 DEAF = "trap '' TERM INT HUP; echo deaf; sleep 1000"
@@ -272,7 +279,7 @@ def test_what_a_command_leaves_behind_ends_with_it(
     with place.runs(launcher, "sh", "-c", script) as running:
         until(running, b"deaf\n")
         fifo.write_text("\n")
-        assert running.wait() == 0
+        assert status(running) == 0
         assert everything(running) == b""  # which nobody holds open any more
 
 
@@ -293,7 +300,7 @@ def test_a_command_is_killed_with_all_its_descendants(
     with place.runs(launcher, "sh", "-c", script) as running:
         until(running, b"deaf\n")
         running.kill()
-        assert running.wait() == -signal.SIGKILL
+        assert status(running) == -signal.SIGKILL
         running.kill()
     running.kill()
 
@@ -307,9 +314,9 @@ def test_leaving_the_context_kills_what_runs(launcher: Launcher, place: Place) -
 def test_who_waits_is_told_of_a_kill_by_another_thread(launcher: Launcher, place: Place) -> None:
     with ThreadPoolExecutor() as threads, place.runs(launcher, "sh", "-c", DEAF) as running:
         until(running, b"deaf\n")
-        status = threads.submit(running.wait)
+        waiter = threads.submit(running.wait)
         running.kill()
-        assert status.result(WITHIN) == -signal.SIGKILL
+        assert waiter.result(WITHIN) == -signal.SIGKILL
 
 
 def test_commands_run_side_by_side(launcher: Launcher, new_place: Callable[[], Place]) -> None:
@@ -390,6 +397,15 @@ def _children(pid: int) -> str:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text()
 
 
+def test_the_launcher_keeps_nothing_of_commands_that_run(launcher: Launcher, place: Place) -> None:
+    assert place.result(launcher, "true") == (0, "")
+    before = sorted(os.listdir(f"/proc/{launcher.pid}/fd"))
+    with place.runs(launcher, "sh", "-c", DEAF) as running:
+        until(running, b"deaf\n")
+        assert sorted(os.listdir(f"/proc/{launcher.pid}/fd")) == before
+    waiting.until(lambda: _children(launcher.pid) == "", "no child of the launcher, no zombie")
+
+
 def test_the_launcher_holds_its_socket_and_nothing_else_of_the_daemon(place: Place) -> None:
     mount = place.build()
     reader, writer = os.pipe()
@@ -413,6 +429,7 @@ def test_a_launcher_that_is_killed_takes_its_commands_along(place: Place) -> Non
         with place.runs(launcher, "sh", "-c", f'setsid sh -c "{DEAF}" & {DEAF}') as running:
             until(running, b"deaf\n")
             os.kill(launcher.pid, signal.SIGKILL)
+            assert ready(running, WITHIN)
             with pytest.raises(EnvstackError, match="killed"):
                 running.wait()
             waiting.until(lambda: place.processes() == [], "the end of the command", within=1.0)
@@ -479,6 +496,60 @@ def _mount(place: Place) -> Mount:
     mount = topmost_at(read_mounts(), place.point)
     assert mount is not None
     return mount
+
+
+def test_what_is_mounted_meanwhile_comes_in_where_mounts_are_shared(
+    launcher: Launcher, place: Place, directory: Callable[[], Path], fifo: Path, propagation: str
+) -> None:
+    point = directory()
+    script = f"echo runs; read line < {fifo}; ls {point}"
+    with place.runs(launcher, "sh", "-c", script) as running:
+        until(running, b"runs\n")
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", point], check=True)
+        try:
+            (point / "late").touch()
+            fifo.write_text("\n")
+            assert everything(running) == (b"late\n" if propagation == "shared" else b"")
+        finally:
+            syscalls.umount(os.fsencode(point), syscalls.MNT_DETACH)
+
+
+CHROOTED = """
+import os, subprocess, sys
+from envstack.linux import syscalls
+from tests.linux.test_launcher import Launcher, Path, Place, read_mounts, until
+place, kind, root = Place(Path(sys.argv[1])), sys.argv[2], sys.argv[3]
+syscalls.unshare(syscalls.CLONE_NEWNS)
+syscalls.set_propagation(b"/", syscalls.MS_REC | syscalls.MS_PRIVATE)
+for name in os.listdir("/"):
+    if os.path.islink(f"/{name}"):
+        os.symlink(os.readlink(f"/{name}"), f"{root}/{name}")
+    elif os.path.isdir(f"/{name}"):
+        os.mkdir(f"{root}/{name}")
+        subprocess.run(["mount", "--rbind", f"/{name}", f"{root}/{name}"], check=True)
+flags = {"private": syscalls.MS_PRIVATE, "shared": syscalls.MS_SHARED}
+syscalls.set_propagation(b"/", syscalls.MS_REC | flags[kind])
+os.chroot(root)
+os.chdir("/")
+before = read_mounts()
+with Launcher() as launcher:
+    with place.runs(launcher, "sh", "-c", "pwd; ls; sleep 1000") as running:
+        assert until(running, b"known\\n") == place.point + b"\\nknown\\n"
+        assert read_mounts() == before
+"""
+
+
+def test_commands_run_below_a_changed_root_too(
+    place: Place, directory: Callable[[], Path], propagation: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHROOTED, place.root, propagation, directory()],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @contextmanager
