@@ -43,7 +43,10 @@ class Command:
 
 
 class Descriptors(NamedTuple):
-    """What a request carries, in this order: `words` is the file that `packed` was written to."""
+    """What a request carries: `words` is the file that `packed` was written to.
+
+    The launcher closes its copies in this order.
+    """
 
     words: int
     mount: int
