@@ -95,7 +95,8 @@ class Place:
         finally:
             os.close(mount)
         assert self.processes() == []
-        assert not overlay.in_use(self.upper)
+        # Whoever reads /proc, as any scan for holders does, may hold it for a moment.
+        waiting.until(lambda: not overlay.in_use(self.upper), "the end of the overlay")
 
     def result(self, launcher: Launcher, *argv: str | bytes, **environ: bytes) -> tuple[int, str]:
         """Run a command to its end; return its status, and what it wrote."""
