@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envstack.cli.graph import ASCII, LINES, Node, Style, draw, style
@@ -56,6 +56,7 @@ def follow(drawing: list[tuple[str | None, str]], start: int, style: Style) -> s
 
 
 @pytest.mark.parametrize("style", [ASCII, LINES], ids=["ascii", "lines"])
+@settings(deadline=None)
 @given(parents=histories(), head=st.integers(-1, 24))
 def test_every_line_leads_to_the_parent(style: Style, parents: Parents, head: int) -> None:
     drawing = lines(parents, head, style)
@@ -72,6 +73,7 @@ def test_every_line_leads_to_the_parent(style: Style, parents: Parents, head: in
     assert signs.count(style.head) == (head < len(parents))
 
 
+@settings(deadline=None)
 @given(parents=histories())
 def test_a_line_is_no_wider_than_there_are_open_branches(parents: Parents) -> None:
     for owner, line in lines(parents, -2, ASCII):

@@ -6,7 +6,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envstack.cli.lines import Span, replaced, split
@@ -44,11 +44,13 @@ def common(a: Lines, b: Lines) -> int:
     return row[-1]
 
 
+@settings(deadline=None)
 @given(a=few | many, b=few | many)
 def test_replacing_the_spans_gives_the_other_text(a: Lines, b: Lines) -> None:
     assert rebuilt(a, b, replaced(a, b)) == b
 
 
+@settings(deadline=None)
 @given(text=many, edits=st.lists(st.tuples(st.integers(0, 60), st.binary(max_size=3)), max_size=5))
 def test_an_edited_text_is_rebuilt(text: Lines, edits: list[tuple[int, bytes]]) -> None:
     edited = list(text)
@@ -57,6 +59,7 @@ def test_an_edited_text_is_rebuilt(text: Lines, edits: list[tuple[int, bytes]]) 
     assert rebuilt(text, edited, replaced(text, edited)) == edited
 
 
+@settings(deadline=None)
 @given(a=few, b=few)
 def test_without_unique_lines_nothing_is_replaced_in_vain(a: Lines, b: Lines) -> None:
     a, b = a + a, b + b  # no line is unique, so that none is taken for an anchor
@@ -64,6 +67,7 @@ def test_without_unique_lines_nothing_is_replaced_in_vain(a: Lines, b: Lines) ->
     assert kept >= common(a, b) - 1
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_lines_end_at_newlines_alone_and_add_up_to_the_text(text: bytes) -> None:
     lines = split(text)

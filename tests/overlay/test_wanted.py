@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envstack.overlay.diff import LayerTree, differences
@@ -64,6 +64,7 @@ def test_the_root_is_everything(trees: Trees) -> None:
     assert found(trees, b".", b"h") == found(trees)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from([b"x", b"y", b"z"]), min_size=1, max_size=4), max_size=6))
 def test_a_path_below_another_adds_nothing(paths: list[list[bytes]]) -> None:
     joined = [b"/".join(names) for names in paths]
