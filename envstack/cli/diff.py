@@ -17,7 +17,7 @@ from envstack.rpc.messages import Progress
 from envstack.rpc.shapes import path_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from envstack.cli.output import Output
     from envstack.cli.sides import Pair
@@ -89,7 +89,7 @@ def diff(
     elif patch:
         _show_patch(out, answer)
     else:
-        out.show(answer, _names(answer) if name_only else changes(answer, out.paint))
+        out.show(answer, map(text.path_of, answer) if name_only else changes(answer, out.paint))
 
 
 @contextmanager
@@ -113,10 +113,6 @@ def changes(rows: list[Row], paint: Paint) -> Iterator[str]:
         yield paint(colour, f"{sign} {_name(row)}")
     summary = ", ".join(f"{count:,} {change}" for change, count in totals.items() if count)
     yield paint("dim", summary or "no changes")
-
-
-def _names(rows: Iterable[Row]) -> Iterator[str]:
-    return (text.path_of(row) for row in rows)
 
 
 def _name(row: Row) -> str:
@@ -154,11 +150,12 @@ def _show_patch(out: Output, answer: Row) -> None:
 
     if out.as_json:
         out.show_each(_with_patch(row, pair) for row, pair in _read(answer))
-    elif out.width is not None:
-        lines = (line for _, pair in _read(answer) for line in patch(pair))
+        return
+    lines = (line for _, pair in _read(answer) for line in patch(pair))
+    if out.width is not None:
         out.show(None, (text.raw_line(line.data, line.colour, out.paint) for line in lines))
     else:
-        out.write(line.data for _, pair in _read(answer) for line in patch(pair))
+        out.write(line.data for line in lines)
 
 
 def _with_patch(row: Row, pair: Pair) -> Row:

@@ -41,7 +41,7 @@ class _EnoughError(Exception):
 
 
 class Sizes:
-    """Counts for `environments`, from any thread, until it is closed."""
+    """Counts what environments take, from any thread, until it is closed."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx

@@ -6,7 +6,7 @@ root.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from envstack.overlay.descent import Descent
 from envstack.overlay.merged import Name
@@ -33,7 +33,7 @@ class Wanted(dict[bytes, "Wanted"]):
 
     def _add(self, names: tuple[bytes, ...]) -> None:
         """Add a path no shorter than those before; one below another of them adds nothing."""
-        at: Self | Wanted = self
+        at: Wanted = self
         for name in names[:-1]:
             if name in at and not at[name]:
                 return
@@ -41,17 +41,16 @@ class Wanted(dict[bytes, "Wanted"]):
         at.setdefault(names[-1], Wanted())
 
 
-def absent(chains: Iterable[Sequence[LayerTree]], paths: Sequence[bytes]) -> list[bytes]:
+def absent(chains: Sequence[Sequence[LayerTree]], paths: Iterable[bytes]) -> list[bytes]:
     """Return those of `paths` that none of the chains shows. Raises OSError."""
-    seen = [[_shows(tuple(chain), _names(path)) for path in paths] for chain in chains]
-    return [path for path, *found in zip(paths, *seen, strict=True) if not any(found)]
+    return [path for path in paths if not any(_shows(chain, _names(path)) for chain in chains)]
 
 
-def _shows(chain: tuple[LayerTree, ...], names: tuple[bytes, ...]) -> bool:
+def _shows(chain: Sequence[LayerTree], names: tuple[bytes, ...]) -> bool:
     layers = tuple(range(len(chain)))
     with Descent([tree.path for tree in chain]) as place:
         for name in names:
-            shown = Name(place, chain, name).shown(layers)
+            shown = Name(place, tuple(chain), name).shown(layers)
             if shown is None:
                 return False
             layers = shown.layers
