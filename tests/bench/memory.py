@@ -1,7 +1,8 @@
 """Memory of the daemon and of the processes that it keeps, by the environments that are up.
 
 RSS is all that is resident; PSS counts a page that several processes share in parts
-(proc_pid_smaps(5)). Many files are a thousand for each environment, all in one of them. The reference is a Python process that does nothing.
+(proc_pid_smaps(5)). Many files are a thousand for each environment, all in one of them. The
+reference is a Python process that does nothing.
 """
 
 from __future__ import annotations

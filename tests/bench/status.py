@@ -69,7 +69,7 @@ FIGURE = Figure(
     title="A question as a whole process (aim: 1.3 times the trivial typer command)",
     measure=measure,
     counted="up",
-    sizes={1: 40, 10: 40},
+    sizes={1: 20, 10: 20},
     quick={1: 2},
     optional=peers.PROGRAMS,
 )

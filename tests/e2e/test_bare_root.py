@@ -32,10 +32,10 @@ def bare(project: Path) -> Iterator[Root]:
 def test_both_commands_of_the_readme_set_up_what_they_need(bare: Root) -> None:
     bare.run("! command -v python3 && ! command -v git")
 
-    shown = bare.run("cd envstack && stacks/demo")
+    shown = bare.run("cd ~/envstack && stacks/demo")
     assert "the tests fail" in shown
     assert shown.endswith("envstack down --purge\nrepository is deleted, with its history\n")
 
-    shown = bare.run(f"cd envstack && CI=true tests/run -q {_SOME_TESTS}")
+    shown = bare.run(f"cd ~/envstack && CI=true tests/run -q {_SOME_TESTS}")
     assert re.search(r"\d+ passed", shown)
     assert "skipped" not in shown

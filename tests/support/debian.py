@@ -22,6 +22,9 @@ _CARRIED_OVER = re.compile(r"PIP_.*|(?i:https?|ftp|no|all)_proxy|SSL_CERT_.*|REQ
 
 _PIP_CONFIGURATIONS = ("/etc/pip.conf", "/etc/xdg/pip/pip.conf", "~/.config/pip/pip.conf")
 
+_OWN_AUTHORITIES = Path("/usr/local/share/ca-certificates")
+"""What the package ca-certificates, which comes with Python's, adds to those that it has."""
+
 _ENTER = """\
 set -e
 mount --rbind "$1" "$1"
@@ -46,8 +49,9 @@ class Root:
         self._environ = {
             key: os.environ[key] for key in filter(_CARRIED_OVER.fullmatch, os.environ)
         }
-        for path in [*_PIP_CONFIGURATIONS, *_files_named_by_pip(), *self._environ.values()]:
-            self._carry_over(Path(path).expanduser())
+        named = [*_PIP_CONFIGURATIONS, *_files_named_by_pip(), *self._environ.values()]
+        for path in [*map(Path, named), *_OWN_AUTHORITIES.glob("**/*.crt")]:
+            self._carry_over(path.expanduser())
 
     def run(self, script: str) -> str:
         """Return what a shell script prints, as root in a login of its own; fails where it fails.
