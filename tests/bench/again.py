@@ -25,17 +25,17 @@ def measure(layers: Layers, place: Path, size: int, rounds: int) -> Medians:
 
         def first() -> float:
             session.ask(project, "down", "--purge", "--yes")
-            return session.time(project, "up")
+            return session.time(project, "up", "--trust")
 
         def after_down() -> float:
             session.ask(project, "down")
-            return session.time(project, "up")
+            return session.time(project, "up", "--trust")
 
-        session.up(project)
+        session.ask(project, "up", "--trust")
         subjects = {
             "first up": first,
             "up after down": after_down,
-            "up while up": lambda: session.time(project, "up"),
+            "up while up": lambda: session.time(project, "up", "--trust"),
         }
         return interleaved(subjects, rounds)
 
@@ -45,10 +45,20 @@ def _copied(place: Path, files: int) -> list[dict[str, Any]]:
     return [{"name": "project", "dir": "."}, {"name": "data", "dir": str(source), "copy": True}]
 
 
-COPY = Figure(
-    title="A stack with a copied layer comes up",
-    measure=partial(measure, _copied),
-    counted="files",
-    sizes={10_000: 7},
-    quick={100: 1},
-)
+def _run(_place: Path, files: int) -> list[dict[str, Any]]:
+    command = f"mkdir data && cd data && for each in $(seq {files}); do echo x > $each; done"
+    return [{"name": "project", "dir": "."}, {"name": "data", "run": command}]
+
+
+def _figure(title: str, layers: Layers) -> Figure:
+    return Figure(
+        title=title,
+        measure=partial(measure, layers),
+        counted="files",
+        sizes={10_000: 7},
+        quick={100: 1},
+    )
+
+
+COPY = _figure("A stack with a copied layer comes up", _copied)
+RUN = _figure("A stack with a layer that a command made comes up", _run)
