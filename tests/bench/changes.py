@@ -1,7 +1,4 @@
-"""What changed in an upper: `envstack diff` against `podman diff`. buildah has no such command.
-
-Two kinds of uppers: all its files are new, or all are copies of a layer's files, written anew.
-"""
+"""What changed in an upper: `envstack diff` against `podman diff`. buildah has no such command."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 Medians = Mapping[str, float]
@@ -32,7 +32,6 @@ class Figure:
     unit: str = "ms"
     programs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = field(default=())
 
 
 def missing(programs: tuple[str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.bench import timing
@@ -12,7 +13,6 @@ from tests.support import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 Json = dict[str, Any]
 
@@ -39,7 +39,7 @@ class Session:
 
     def up(self, project: Path) -> Path:
         """Bring the environment up and return its merged tree."""
-        return type(project)(self.ask(project, "up")["mount"])
+        return Path(self.ask(project, "up")["mount"])
 
     def ask(self, project: Path, *words: str) -> Any:
         """Return the answer of a command as JSON."""
