@@ -8,7 +8,7 @@ import typer
 
 from envstack.cli import calls, place, text
 from envstack.cli.command import Json, begin
-from envstack.errors import EnvstackError, NotUp
+from envstack.errors import EnvstackError, NotUp, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,29 +20,46 @@ if TYPE_CHECKING:
 _STATES = {"up": "green", "down": "dim", "degraded": "red"}
 
 _StackFile = Annotated[str | None, typer.Argument(metavar="STACKFILE", hidden=True)]
+_Relay = Annotated[
+    bool, typer.Option("--relay", help="Lay the layers anew: directories below it changed.")
+]
+_Force = Annotated[bool, typer.Option("--force", help="Relay although somebody is inside.")]
+_Drift = Annotated[bool, typer.Option("--drift", help="Look whether directories below it changed.")]
 _Purge = Annotated[bool, typer.Option("--purge", help="Delete the environment and its history.")]
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a purge.")]
 
 
-def up(ctx: typer.Context, stackfile: _StackFile = None, json: Json = False) -> None:
+def up(
+    ctx: typer.Context,
+    stackfile: _StackFile = None,
+    relay: _Relay = False,
+    force: _Force = False,
+    json: Json = False,
+) -> None:
     """Mount the merged tree, as it was left.
 
     Starts the daemon if none runs, and builds what is missing. Without STACKFILE it takes the
     nearest envstack.yaml upwards.
 
+    Directories of the stack that changed while it is up show through in part. --relay makes all
+    of that show; one that was made anew takes an exchange of the mount, as a checkpoint does.
+
     \b
     Examples:
       envstack up
+      envstack up --relay
       envstack -C ~/src/web up
       envstack up stacks/hello/envstack.yaml
     """
     out = begin(ctx, json)
     calls.require_root()
+    if force and not relay:
+        raise UsageError("--force goes with --relay alone", "envstack up --relay --force")
     target = place.here() if stackfile is None else place.named(stackfile)
     with calls.started() as client:
         stack = _stack_of(out, client, target)
-        answer = calls.call(out, client, "env.up", stack=stack)
-        out.show(answer, [_is_up(answer, out.paint)])
+        answer = calls.call(out, client, "env.up", stack=stack, relay=relay, force=force)
+        out.show(answer, _up_lines(answer, out.paint))
 
 
 def _stack_of(out: Output, client: Client, target: place.Target) -> str:
@@ -53,9 +70,24 @@ def _stack_of(out: Output, client: Client, target: place.Target) -> str:
     return stack
 
 
-def _is_up(row: dict[str, Any], paint: Paint) -> str:
+def _up_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     state = paint(_STATES.get(row["state"], "red"), row["state"])
-    return f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
+    yield f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
+    if "relaid" in row:
+        yield from _relaid_lines(row, row["relaid"], paint)
+    yield from text.drift(row["drift"], paint)
+
+
+def _relaid_lines(row: dict[str, Any], relaid: dict[str, Any], paint: Paint) -> Iterator[str]:
+    yield "its layers are laid anew"
+    if relaid["saved"]:
+        yield f"what was not sealed is kept as {paint('yellow', relaid['saved'][: text.ID_SHOWN])}"
+    yield from text.left_behind(relaid["stranded"], paint)
+    if relaid["mode"] == "refresh" and row["holders"]:
+        yield paint(
+            "yellow", "what these have open stays as it was; relay again when it is closed:"
+        )
+        yield from text.holders(row["holders"], paint)
 
 
 def down(
@@ -93,7 +125,7 @@ def _confirm_purge(out: Output) -> None:
         raise EnvstackError("nothing was deleted")
 
 
-def status(ctx: typer.Context, json: Json = False) -> None:
+def status(ctx: typer.Context, drift: _Drift = False, json: Json = False) -> None:
     """Show this environment: mount, history, who is inside.
 
     Exit code 4 where it is not up.
@@ -101,14 +133,16 @@ def status(ctx: typer.Context, json: Json = False) -> None:
     \b
     Examples:
       envstack status
+      envstack status --drift     # did directories of the stack change since it is up?
       envstack status --json | jq -r .mount
     """
     out = begin(ctx, json)
     calls.require_root()
     target = place.here()
     with calls.running() as client:
-        answer = calls.call(out, client, "env.status", **target)
-    out.show(answer, _status_lines(answer, out.paint))
+        answer = calls.call(out, client, "env.status", **target, drift=drift)
+    lines = [*_status_lines(answer, out.paint), *_drift_lines(answer["drift"], drift, out.paint)]
+    out.show(answer, lines)
     if answer["state"] != "up":
         raise NotUp(f"environment {answer['name']!r} is {answer['state']}", "envstack up")
 
@@ -130,6 +164,14 @@ def _status_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["holders"]:
         yield f"  {paint('dim', 'inside')}"
         yield from (f"    {line}" for line in text.holders(row["holders"], paint))
+
+
+def _drift_lines(
+    rows: list[dict[str, Any]] | None, was_asked_for: bool, paint: Paint
+) -> Iterator[str]:
+    if was_asked_for and rows == []:
+        yield paint("dim", "nothing changed below the mount")
+    yield from text.drift(rows, paint)
 
 
 def _head(head: dict[str, Any] | None, paint: Paint) -> str:

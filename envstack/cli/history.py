@@ -72,7 +72,8 @@ def _sealed(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     took = paint("dim", f"  {row['duration_ms']:.1f} ms")
     title = f" {text.title(row['message'])}" if row["message"] else ""
     yield f"checkpoint {_id(row['id'], paint)}{tag}{title}{took}"
-    yield from _left_behind(row["stranded"], paint)
+    yield from text.left_behind(row["stranded"], paint)
+    yield from text.drift(row["drift"], paint)
 
 
 def rollback(
@@ -113,13 +114,8 @@ def _rolled_back(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["saved"]:
         saved = _id(row["saved"], paint)
         yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
-    yield from _left_behind(row["stranded"], paint)
-
-
-def _left_behind(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
-    if rows:
-        yield paint("yellow", "left behind in the old tree, which is read-only now:")
-        yield from text.holders(rows, paint)
+    yield from text.left_behind(row["stranded"], paint)
+    yield from text.drift(row["drift"], paint)
 
 
 def log(ctx: typer.Context, json: Json = False) -> None:

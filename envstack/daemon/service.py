@@ -21,7 +21,17 @@ from envstack import stackfile
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.params import Params
-from envstack.environment import checkpoint, down, history, recover, rollback, status, up
+from envstack.environment import (
+    checkpoint,
+    down,
+    drift,
+    history,
+    recover,
+    relay,
+    rollback,
+    status,
+    up,
+)
 from envstack.environment.context import Context, require_mount, uppers
 from envstack.errors import Cancelled, EnvstackError, NotUp
 from envstack.rpc import shapes
@@ -101,14 +111,26 @@ class Service:
         return [env.name for env in self._ctx.store.db.environments() if env.wanted]
 
     async def _up(self, call: Call, raw: dict[str, Any]) -> Any:
-        path = os.path.realpath(Params(raw).path("stack"))
+        params = Params(raw)
+        path = os.path.realpath(params.path("stack"))
+        is_relay = params.flag("relay")
+        request = relay.Request(force=params.flag("force"), ignore=_askers(call))
 
         def work(env: Environment | None) -> Any:
             stack = stackfile.load(path)
             brought = up.up(self._ctx, env, stack, _progress(call))
+            if env is not None and env.wanted:  # else it was mounted just now, as it is
+                if is_relay:
+                    return self._laid_anew(call, brought, request)
+                drift.look_now_or_soon(self._ctx, brought)
             return shapes.status(status.status(self._ctx, brought.id))
 
         return await self._exclusively(path, lambda: work(self._settled(path)))
+
+    def _laid_anew(self, call: Call, env: Environment, request: relay.Request) -> Any:
+        done = relay.relay(self._ctx, env, request, lambda count: call.report(_looked_at(count)))
+        after = status.status_with_holders(self._ctx, env.id, _askers(call))
+        return {**shapes.status(after), "relaid": shapes.relaid(done)}
 
     async def _down(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
@@ -125,9 +147,13 @@ class Service:
 
     async def _status(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
+        is_look = params.flag("drift")
 
         def work() -> Any:
             env = self._find(params)
+            if is_look:
+                progress = _progress(call)
+                drift.look(self._ctx, env, lambda count: progress(_looked_at(count)))
             return shapes.status(status.status_with_holders(self._ctx, env.id, _askers(call)))
 
         return await self._in_thread(work)
@@ -154,7 +180,8 @@ class Service:
         )
 
         def work(env: Environment) -> Any:
-            return shapes.sealed(checkpoint.checkpoint(self._ctx, env, request))
+            done = shapes.sealed(checkpoint.checkpoint(self._ctx, env, request))
+            return {**done, **self._known_drift(env)}
 
         return await self._on_environment(params, work)
 
@@ -171,10 +198,18 @@ class Service:
 
         def work(env: Environment) -> Any:
             if dry_run:
-                return shapes.rolled_back(rollback.preview(self._ctx, env, request.rev))
-            return shapes.rolled_back(rollback.rollback(self._ctx, env, request))
+                done = rollback.preview(self._ctx, env, request.rev)
+            else:
+                done = rollback.rollback(self._ctx, env, request)
+            return {**shapes.rolled_back(done), **self._known_drift(env)}
 
         return await self._on_environment(params, work)
+
+    def _known_drift(self, env: Environment) -> dict[str, Any]:
+        """Return what an answer that must be quick tells of drift, and have it looked for."""
+        found = drift.known(self._ctx, env)
+        drift.look_soon(self._ctx, env)
+        return {"drift": shapes.drift(found)}
 
     async def _log(self, _call: Call, raw: dict[str, Any]) -> Any:
         def work(env: Environment) -> Any:
@@ -287,6 +322,10 @@ class Service:
 def _askers(call: Call) -> frozenset[int]:
     """Return the processes that are inside only because they ask."""
     return frozenset({os.getpid(), call.peer_pid})
+
+
+def _looked_at(count: int) -> str:
+    return f"looking at the directories below, {count:,} entries"
 
 
 def _progress(call: Call) -> Callable[[str], None]:

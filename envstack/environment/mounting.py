@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from envstack.environment import drift
 from envstack.environment.context import covered
 from envstack.environment.steps import Step
 from envstack.environment.swap import build, dress_root, prepare_upper
@@ -41,6 +42,7 @@ def mount(ctx: Context, env: Environment) -> None:
         )
     make_mount_point(env)
     ctx.announce(Step.PREPARE)
+    drift.forget(ctx, env)
     _prepare(ctx, env)
     _require_xattrs(ctx.store.layers.work(env.upper))
     ctx.announce(Step.BUILD)
@@ -51,6 +53,7 @@ def mount(ctx: Context, env: Environment) -> None:
         ctx.keep(env.id, overlay.clone(new))
     finally:
         os.close(new)
+    drift.watch(ctx, env)
 
 
 def _prepare(ctx: Context, env: Environment) -> None:

@@ -148,10 +148,11 @@ def _lock(mount: int, transition: Transition) -> None:
 def commit(ctx: Context, env: Environment, transition: Transition) -> Transition:
     """Write the transition down as done, and return it as it was done.
 
-    A rollback brings a candidate for the checkpoint `saved`; whether there was anything to save is
-    looked up now, when nobody can write into the old upper any more.
+    What leaves the upper behind brings a candidate for the checkpoint `saved`; whether there was
+    anything to save is looked up now, when nobody can write into the old upper any more.
     """
-    if transition.op is Op.ROLLBACK and transition.checkpoint and _is_clean(ctx, env):
+    leaves = transition.op in (Op.ROLLBACK, Op.RELAY)
+    if leaves and transition.checkpoint and _is_clean(ctx, env):
         states = {**transition.states, env.upper: LayerState.DISCARDED}
         transition = replace(transition, checkpoint=None, states=states)
     ctx.announce(Step.COMMIT)

@@ -28,6 +28,7 @@ class Op(StrEnum):
     DOWN = "down"
     CHECKPOINT = "checkpoint"
     ROLLBACK = "rollback"
+    RELAY = "relay"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,172 @@
+"""Drift: directories by reference that are not what they were when they were mounted.
+
+What was mounted is known by its fingerprint, taken in the background. A look at all of a directory
+takes 4 us an entry, so no answer waits for one that did not ask for it: an answer tells what the
+last look found, and sees to it that there is another one soon. Looking changes nothing but what is
+known, and what is known is lost with the daemon: its successor looks anew.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from envstack.environment.steps import Step
+from envstack.model import Drift, DriftReason, Fingerprint, LayerKind
+from envstack.sources import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from envstack.environment.context import Context
+    from envstack.model import Environment, Layer, LayerId
+
+_FRESH = 5.0
+"""Seconds: while the last look is younger than this, no other one is begun unasked."""
+
+_AT_ONCE = 10_000
+"""Entries: so many are looked at while an answer waits, in a twentieth of a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of an environment that is mounted since `since_ns`.
+
+    `rows` is what a look found `against` fingerprints, and None before the first; it was begun when
+    time.monotonic said `begun`.
+    """
+
+    since_ns: int
+    begun: float
+    rows: tuple[Drift, ...] | None = None
+    against: dict[LayerId, Fingerprint] = field(default_factory=dict)
+
+
+def forget(ctx: Context, env: Environment) -> None:
+    """Forget what was mounted: it is about to be mounted as it is now."""
+    ctx.store.fingerprints.forget(env.base)
+
+
+def watch(ctx: Context, env: Environment) -> None:
+    """Look after an environment from now on, at once in the background: it was just mounted."""
+    ctx.looks[env.id] = Look(time.time_ns(), time.monotonic())
+    ctx.defer(partial(look, ctx, env, _tell_nobody))
+
+
+def _tell_nobody(_count: int) -> None:
+    """Take no notice of how far a look in the background has come."""
+
+
+def known(ctx: Context, env: Environment) -> tuple[Drift, ...] | None:
+    """Return what the last look found; None where nobody has looked at what is mounted now."""
+    found = ctx.looks.get(env.id)
+    if found is None or found.against != ctx.store.fingerprints.of(env.base):
+        return None
+    return found.rows
+
+
+def look(ctx: Context, env: Environment, tick: Callable[[int], None]) -> bool:
+    """Compare what is there with what was mounted, and take the fingerprints that are missing.
+
+    A job that is done at once. An environment that is not mounted, or not any more when the look
+    comes to its end, is left alone. `tick` is as in `sources.fingerprint.look`.
+    """
+    _look(ctx, env, ctx.store.fingerprints.of(env.base), tick)
+    return True
+
+
+def look_soon(ctx: Context, env: Environment) -> None:
+    """Look in the background, unless that was done just now."""
+    last = ctx.looks.get(env.id)
+    if last is not None and time.monotonic() - last.begun >= _FRESH:
+        ctx.looks[env.id] = replace(last, begun=time.monotonic())
+        ctx.defer(partial(look, ctx, env, _tell_nobody))
+
+
+def look_now_or_soon(ctx: Context, env: Environment) -> None:
+    """Look at once where that is quick, else in the background."""
+    mounted = ctx.store.fingerprints.of(env.base).values()
+    if mounted and sum(directory.entries for directory in mounted) <= _AT_ONCE:
+        look(ctx, env, _tell_nobody)
+    else:
+        look_soon(ctx, env)
+
+
+def begin_anew(ctx: Context, env: Environment, since_ns: int, tick: Callable[[int], None]) -> None:
+    """Take every fingerprint anew: since `since_ns` what is there is what is mounted."""
+    ctx.looks[env.id] = Look(since_ns, time.monotonic())
+    _look(ctx, env, {}, tick)
+
+
+def is_replaced(ctx: Context, env: Environment) -> bool:
+    """Tell whether a layer's directory is another one than that which was mounted."""
+    mounted = ctx.store.fingerprints.of(env.base)
+    return any(
+        layer.id in mounted and fingerprint.identity(os.stat(path)) != mounted[layer.id].root
+        for layer, path in _directories(ctx, env)
+    )
+
+
+def _look(
+    ctx: Context,
+    env: Environment,
+    mounted: dict[LayerId, Fingerprint],
+    tick: Callable[[int], None],
+) -> None:
+    last = ctx.looks.get(env.id)
+    if last is None or not ctx.store.db.knows(env.id):
+        return
+    begun = time.monotonic()
+    fresh: dict[LayerId, Fingerprint] = {}
+    rows: list[Drift] = []
+    for layer, path in _directories(ctx, env):
+        before = mounted.get(layer.id)
+        try:
+            seen = fingerprint.look(path, before.taken_ns if before else last.since_ns, tick)
+        except (FileNotFoundError, NotADirectoryError):
+            rows.append(_gone(layer, before))
+            continue
+        if before is None:
+            before = fresh[layer.id] = _first(seen, last.since_ns)
+        rows += _compared(layer, before, seen)
+    now = ctx.looks.get(env.id)
+    if now is None or now.since_ns != last.since_ns:
+        return  # what this look was about is not mounted any more
+    if fresh:
+        ctx.announce(Step.FINGERPRINT)
+        ctx.store.fingerprints.put(fresh)
+    ctx.looks[env.id] = Look(last.since_ns, begun, tuple(rows), {**mounted, **fresh})
+
+
+def _directories(ctx: Context, env: Environment) -> Iterator[tuple[Layer, bytes]]:
+    """Yield the layers by reference, topmost first, and where each is to be read."""
+    layers = ctx.store.db.chain(env.base)
+    for layer, path in zip(layers, ctx.store.trees(env.base), strict=True):
+        if layer.kind is LayerKind.DIR:
+            yield layer, path
+
+
+def _first(seen: fingerprint.Seen, since_ns: int) -> Fingerprint:
+    """Return what to hold later looks against: nothing is like it if it came too late."""
+    if not seen.paths:
+        return seen.fingerprint
+    return replace(seen.fingerprint, digest="", taken_ns=since_ns)
+
+
+def _compared(layer: Layer, before: Fingerprint, seen: fingerprint.Seen) -> Iterator[Drift]:
+    after = seen.fingerprint
+    if after.root != before.root:
+        reason = DriftReason.REPLACED
+    elif after.digest != before.digest:
+        reason = DriftReason.CHANGED
+    else:
+        return
+    yield Drift(layer.id, layer.name or "", reason, seen.paths, before.entries, after.entries)
+
+
+def _gone(layer: Layer, before: Fingerprint | None) -> Drift:
+    entries = before.entries if before else 0
+    return Drift(layer.id, layer.name or "", DriftReason.GONE, (), entries, 0)
