@@ -144,7 +144,7 @@ def _width(cell: str) -> int:
 
 _DRIFTED = {
     "changed": "changed below the mount",
-    "replaced": "is another directory now than the one that is mounted",
+    "replaced": "is another directory by now",
     "gone": "is gone",
 }
 

@@ -53,10 +53,11 @@ def clock_ns() -> int:
 def look(root: bytes, since_ns: int, tick: Callable[[int], None]) -> Seen:
     """Return the fingerprint of the directory `root`, and paths whose ctime is after `since_ns`.
 
-    A name that was deleted shows as the directory that it was in, the root as `b"."`. Mount points
-    are no part of it, nor is `.envstack`. What vanishes meanwhile is left out; what cannot be
-    listed counts as that. `tick` is told the entries so far and may raise to end it. Raises
-    FileNotFoundError or NotADirectoryError where the root is no directory.
+    A name that was deleted shows as the directory that it was in (the root is `b"."`), unless
+    something else in there changed. Mount points are no part of it, nor is `.envstack`. What
+    vanishes meanwhile is left out; what cannot be listed counts as that. `tick` is told the entries
+    so far and may raise to end it. Raises FileNotFoundError or NotADirectoryError where the root is
+    no directory.
     """
     taken_ns = clock_ns()
     with Descent([root]) as place:

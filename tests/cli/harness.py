@@ -302,6 +302,20 @@ def status(**other: Any) -> Json:
         "upper": "abcd",
         "cursor": None,
         "holders": [],
+        "drift": None,
+    }
+    return {**row, **other}
+
+
+def drifted(**other: Any) -> Json:
+    """Return a layer that changed below the mount."""
+    row = {
+        "layer": "aa",
+        "name": "base",
+        "reason": "changed",
+        "paths": [{"path": "src/a"}, {"path": "b"}],
+        "entries_before": 7,
+        "entries_now": 8,
     }
     return {**row, **other}
 
@@ -309,13 +323,14 @@ def status(**other: Any) -> Json:
 def answers() -> Mapping[str, Any]:
     """Return one good answer to each method."""
     rolled = {"to": "base", "saved": None, "mode": "swap", "changes": None, "duration_ms": 0.5}
+    sealed = {**checkpoint(changes=None), "duration_ms": 0.6}
     return {
         "env.up": status(),
         "env.down": status(state="down"),
         "env.status": status(),
         "env.list": [status()],
-        "env.checkpoint": {**checkpoint(changes=None), "duration_ms": 0.6, "stranded": []},
-        "env.rollback": {**rolled, "stranded": [], "paths": []},
+        "env.checkpoint": {**sealed, "stranded": [], "drift": None},
+        "env.rollback": {**rolled, "stranded": [], "paths": [], "drift": None},
         "env.log": [logged()],
         "env.diff": [{"path": "a", "change": "added", "kind": "file"}],
         "daemon.status": {
