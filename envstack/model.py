@@ -266,6 +266,37 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Brought:
+    """The answer to `up`.
+
+    `outdated` are the layers that are made from something else than what is there now; `saved` is
+    the checkpoint that keeps what was not sealed, where a fresh upper was put on new layers.
+    """
+
+    env: Environment
+    outdated: tuple[str, ...] = ()
+    saved: CheckpointId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a stack file would run: the layers' names with their commands, and their digest."""
+
+    stack_path: bytes
+    commands: tuple[tuple[str, str], ...]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """One yes: the stack file at `stack_path` may run what `digest` stands for, since `at`."""
+
+    stack_path: bytes
+    digest: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sealed:
     """The answer to `checkpoint`: `stranded` are the holders that `--force` left behind."""
 

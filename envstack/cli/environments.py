@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from envstack.cli import calls, place, text
-from envstack.cli.command import Json, begin
+from envstack.cli.command import REBUILD, Json, begin
+from envstack.cli.trust import up_with_consent
 from envstack.errors import EnvstackError, NotUp, UsageError
 
 if TYPE_CHECKING:
@@ -15,10 +17,16 @@ if TYPE_CHECKING:
 
     from envstack.cli.output import Output
     from envstack.cli.text import Paint
-    from envstack.client import Client
 
 _STATES = {"up": "green", "down": "dim", "degraded": "red"}
 
+_Rebuild = Annotated[
+    str | None,
+    typer.Option(
+        REBUILD, metavar="[LAYER]", help="Build it and all above it anew.", show_default=False
+    ),
+]
+_Trust = Annotated[bool, typer.Option("--trust", help="Run its commands without asking.")]
 _StackFile = Annotated[str | None, typer.Argument(metavar="STACKFILE", hidden=True)]
 _Relay = Annotated[
     bool, typer.Option("--relay", help="Lay the layers anew: directories below it changed.")
@@ -32,6 +40,8 @@ _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a purge.")]
 def up(
     ctx: typer.Context,
     stackfile: _StackFile = None,
+    rebuild: _Rebuild = None,
+    trusts: _Trust = False,
     relay: _Relay = False,
     force: _Force = False,
     json: Json = False,
@@ -40,6 +50,10 @@ def up(
 
     Starts the daemon if none runs, and builds what is missing. Without STACKFILE it takes the
     nearest envstack.yaml upwards.
+
+    Commands of `run` layers are shown and asked about before they run for the first time.
+    --rebuild builds a layer anew, with all above it, or every layer; the merged tree begins on
+    them afresh. What was not sealed is sealed first, and the history stays.
 
     Directories of the stack that changed while it is up show through in part. --relay makes all
     of that show; one that was made anew takes an exchange of the mount, as a checkpoint does.
@@ -50,6 +64,7 @@ def up(
       envstack up --relay
       envstack -C ~/src/web up
       envstack up stacks/hello/envstack.yaml
+      envstack up --rebuild deps
     """
     out = begin(ctx, json)
     calls.require_root()
@@ -57,22 +72,21 @@ def up(
         raise UsageError("--force goes with --relay alone", "envstack up --relay --force")
     target = place.here() if stackfile is None else place.named(stackfile)
     with calls.started() as client:
-        stack = _stack_of(out, client, target)
-        answer = calls.call(out, client, "env.up", stack=stack, relay=relay, force=force)
+        params = {"stack": calls.stack_of(out, client, target), "environ": dict(os.environ)}
+        how = {"rebuild": rebuild, "trust": trusts, "relay": relay, "force": force}
+        answer = up_with_consent(out, client, **params, **how)
         out.show(answer, _up_lines(answer, out.paint))
-
-
-def _stack_of(out: Output, client: Client, target: place.Target) -> str:
-    """Return the stack file below a merged tree, which covers or copies it; or the one named."""
-    if "stack" in target:
-        return target["stack"]
-    stack: str = calls.call(out, client, "env.status", **target)["stack"]
-    return stack
 
 
 def _up_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     state = paint(_STATES.get(row["state"], "red"), row["state"])
     yield f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
+    for name in row["outdated"]:
+        told = f"layer {text.escaped(name)} was made from something else than what is there now"
+        yield paint("yellow", f"{told} (envstack up --rebuild {text.escaped(name)})")
+    if row["saved"]:
+        saved = row["saved"][: text.ID_SHOWN]
+        yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
     if "relaid" in row:
         yield from _relaid_lines(row, row["relaid"], paint)
     yield from text.drift(row["drift"], paint)
@@ -80,8 +94,6 @@ def _up_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
 
 def _relaid_lines(row: dict[str, Any], relaid: dict[str, Any], paint: Paint) -> Iterator[str]:
     yield "its layers are laid anew"
-    if relaid["saved"]:
-        yield f"what was not sealed is kept as {paint('yellow', relaid['saved'][: text.ID_SHOWN])}"
     yield from text.left_behind(relaid["stranded"], paint)
     if relaid["mode"] == "refresh" and row["holders"]:
         yield paint(

@@ -11,6 +11,7 @@ import os
 import sys
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -30,9 +31,11 @@ from envstack.environment import (
     relay,
     rollback,
     status,
+    trust,
     up,
 )
-from envstack.environment.context import Context, require_mount, uppers
+from envstack.environment.base import Request
+from envstack.environment.context import Audience, Context, require_mount, uppers
 from envstack.errors import Cancelled, EnvstackError, NotUp
 from envstack.rpc import shapes
 from envstack.store.store import Store
@@ -43,7 +46,8 @@ if TYPE_CHECKING:
 
     from envstack.daemon.calls import Call, Handler
     from envstack.environment.steps import Step
-    from envstack.model import Environment, Status
+    from envstack.linux.launcher import Launcher
+    from envstack.model import Brought, Environment, Status
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +67,14 @@ def announce_nothing(_step: Step) -> None:
 class Service:
     """The daemon's methods over the store at `home`; entering it recovers what was left behind."""
 
-    def __init__(self, home: bytes, announce: Callable[[Step], None] = announce_nothing) -> None:
+    def __init__(
+        self,
+        home: bytes,
+        launcher: Launcher,
+        announce: Callable[[Step], None] = announce_nothing,
+    ) -> None:
         self._home = home
+        self._launcher = launcher
         self._announce = announce
         self._stack = AsyncExitStack()
         self._threads = CapacityLimiter(_THREADS)
@@ -77,7 +87,7 @@ class Service:
             store = stack.enter_context(await to_thread.run_sync(Store, self._home))
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
-            self._ctx = Context(store, self._announce, jobs.defer)
+            self._ctx = Context(store, self._announce, jobs.defer, self._launcher)
             await to_thread.run_sync(recover.recover, self._ctx)
             jobs.open()
             await self._tasks.start(keep_watch, self._put_back)
@@ -94,7 +104,7 @@ class Service:
         return await self._stack.__aexit__(kind, error, traceback)
 
     def methods(self) -> Mapping[str, Handler]:
-        """Return the handlers of `env.*`."""
+        """Return the handlers of `env.*` and `trust.*`."""
         return {
             "env.up": self._up,
             "env.down": self._down,
@@ -104,6 +114,9 @@ class Service:
             "env.rollback": self._rollback,
             "env.log": self._log,
             "env.diff": self._diff,
+            "trust.add": self._trust,
+            "trust.list": self._trusted,
+            "trust.revoke": self._revoke,
         }
 
     def environments(self) -> list[str]:
@@ -113,24 +126,50 @@ class Service:
     async def _up(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
         path = os.path.realpath(params.path("stack"))
+        consent, trusts = params.optional_text("consent"), params.flag("trust")
+        environ = {
+            os.fsencode(name): os.fsencode(value) for name, value in params.texts("environ").items()
+        }
         is_relay = params.flag("relay")
-        request = relay.Request(force=params.flag("force"), ignore=_askers(call))
+        relaying = relay.Request(force=params.flag("force"), ignore=_askers(call))
+        request = Request(_audience(call), environ, params.optional_text("rebuild"), _askers(call))
 
         def work(env: Environment | None) -> Any:
             stack = stackfile.load(path)
-            brought = up.up(self._ctx, env, stack, _progress(call))
+            if trusts or consent == trust.terms(stack).digest:
+                trust.trust(self._ctx, stack)
+            brought = up.up(self._ctx, env, stack, request)
             if env is not None and env.wanted:  # else it was mounted just now, as it is
                 if is_relay:
-                    return self._laid_anew(call, brought, request)
-                drift.look_now_or_soon(self._ctx, brought)
-            return shapes.status(status.status(self._ctx, brought.id))
+                    return self._laid_anew(call, brought, relaying)
+                drift.look_now_or_soon(self._ctx, brought.env)
+            return shapes.brought(brought, status.status(self._ctx, brought.env.id))
 
         return await self._exclusively(path, lambda: work(self._settled(path)))
 
-    def _laid_anew(self, call: Call, env: Environment, request: relay.Request) -> Any:
+    def _laid_anew(self, call: Call, brought: Brought, request: relay.Request) -> Any:
+        env = brought.env
         done = relay.relay(self._ctx, env, request, lambda count: call.report(_looked_at(count)))
         after = status.status_with_holders(self._ctx, env.id, _askers(call))
-        return {**shapes.status(after), "relaid": shapes.relaid(done)}
+        told = replace(brought, saved=done.saved)
+        return {**shapes.brought(told, after), "relaid": shapes.relaid(done)}
+
+    async def _trust(self, _call: Call, raw: dict[str, Any]) -> Any:
+        path = os.path.realpath(Params(raw).path("stack"))
+
+        def work() -> Any:
+            return shapes.terms(trust.trust(self._ctx, stackfile.load(path)))
+
+        return await self._in_thread(work)
+
+    async def _trusted(self, _call: Call, _raw: dict[str, Any]) -> Any:
+        return await self._in_thread(
+            lambda: [shapes.trusted(row) for row in self._ctx.store.trust.all()]
+        )
+
+    async def _revoke(self, _call: Call, raw: dict[str, Any]) -> Any:
+        path = os.path.realpath(Params(raw).path("stack"))
+        return await self._in_thread(lambda: {"revoked": trust.revoke(self._ctx, path)})
 
     async def _down(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
@@ -152,8 +191,8 @@ class Service:
         def work() -> Any:
             env = self._find(params)
             if is_look:
-                progress = _progress(call)
-                drift.look(self._ctx, env, lambda count: progress(_looked_at(count)))
+                tell = _audience(call).tell
+                drift.look(self._ctx, env, lambda count: tell(_looked_at(count)))
             return shapes.status(status.status_with_holders(self._ctx, env.id, _askers(call)))
 
         return await self._in_thread(work)
@@ -328,10 +367,17 @@ def _looked_at(count: int) -> str:
     return f"looking at the directories below, {count:,} entries"
 
 
-def _progress(call: Call) -> Callable[[str], None]:
-    def progress(message: str) -> None:
+def _audience(call: Call) -> Audience:
+    def check() -> None:
         if call.cancelled.is_set():
             raise Cancelled("the request was cancelled; nothing was changed")
+
+    def tell(message: str) -> None:
+        check()
         call.report(message)
 
-    return progress
+    def show(piece: bytes) -> None:
+        check()
+        call.show(piece)
+
+    return Audience(tell, show)

@@ -56,6 +56,12 @@ def watch(ctx: Context, env: Environment) -> None:
     ctx.defer(partial(look, ctx, env, _tell_nobody))
 
 
+def remounted(ctx: Context, env: Environment) -> None:
+    """Begin anew in the background: another overlay was put in the place of the mounted one."""
+    forget(ctx, env)
+    watch(ctx, env)
+
+
 def _tell_nobody(_count: int) -> None:
     """Take no notice of how far a look in the background has come."""
 

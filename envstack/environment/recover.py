@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_KEPT_FOR = 7 * 86400.0
+"""Seconds: how long a layer waits for its `up`, which failed after it was built, to be repeated."""
+
 
 def recover(ctx: Context) -> None:
     """Recover the whole store, and mount again what was up. Raises Damaged alone."""
@@ -77,7 +80,7 @@ def _finish(ctx: Context, upper: LayerId) -> None:
     """Do for the upper that was exchanged what would have been done in the background."""
     layer = ctx.store.db.find_layer(upper)
     if layer is not None and layer.state is LayerState.SEALING:
-        _seal_again(ctx, upper)
+        seal_again(ctx, upper)
     elif layer is not None and layer.state is LayerState.DISCARDED:
         ctx.defer(partial(discard, ctx, upper))
 
@@ -162,6 +165,9 @@ def _sort_layers(ctx: Context) -> None:
             _sort(ctx, layer, needed)
         except (EnvstackError, OSError):
             _log.exception("layer %s (%s) is left as it is", layer.id, layer.state)
+    for layer in ctx.store.db.orphans():
+        if ctx.store.layers.age(layer.id) > _KEPT_FOR:
+            ctx.defer(partial(discard, ctx, layer.id))
     for name in list(ctx.store.layers.names()):
         if name not in rows:
             place = ctx.store.layers.lose(name)
@@ -181,10 +187,10 @@ def _sort(ctx: Context, layer: Layer, needed: set[LayerId]) -> None:
         case _ if layer.kind is not LayerKind.DIR and not ctx.store.layers.exists(layer.id):
             _log.error("damage: the directory of layer %s (%s) is gone", layer.id, layer.state)
         case LayerState.SEALING:
-            _seal_again(ctx, layer.id)
+            seal_again(ctx, layer.id)
 
 
-def _seal_again(ctx: Context, layer: LayerId) -> None:
+def seal_again(ctx: Context, layer: LayerId) -> bool:
     """Take up the second lock where it was not reached.
 
     An upper that no overlay uses is out of everybody's reach. One that is used by a mount which can
@@ -192,13 +198,14 @@ def _seal_again(ctx: Context, layer: LayerId) -> None:
     """
     if not overlay.in_use(ctx.store.layers.fs(layer)):
         record_sealed(ctx, layer)
-        return
+        return True
     found = find_mount(layer)
     if found is None:
         _log.warning("layer %s is still in use by a mount that cannot be found", layer)
         ctx.store.db.set_layer_state(layer, LayerState.UNSEALED)
-        return
+        return True
     ctx.defer(lambda: seal(ctx, layer, (found,)))
+    return True
 
 
 def find_mount(layer: LayerId) -> int | None:

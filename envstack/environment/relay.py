@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 
 from envstack.environment import checkpoint, drift
 from envstack.environment.context import require_mount
-from envstack.environment.history import count
 from envstack.environment.inside import require_strandable
 from envstack.environment.mounting import require_layers
+from envstack.environment.rollback import exchange
 from envstack.environment.steps import Step
-from envstack.environment.swap import make_spare, new_upper, require_top, swap
+from envstack.environment.swap import new_upper, require_top
 from envstack.linux.syscalls import mount_id
-from envstack.model import LayerState, Relaid
+from envstack.model import Relaid
 from envstack.overlay import mount as overlay
-from envstack.store.records import Op, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,21 +83,7 @@ def _exchange(ctx: Context, env: Environment, mount: Mount, request: Request) ->
 def _exchange_untouched(ctx: Context, env: Environment, mount: Mount, request: Request) -> Relaid:
     """Put a fresh upper on the same chain. What is written until the lock is kept even so."""
     stranded = require_strandable(mount, request.ignore, "lay anew", force=request.force)
-    upper = new_upper(ctx, env)
     late = checkpoint.new_checkpoint(env, (env.upper, *env.lowers), _MEANWHILE, None)
-    done = swap(
-        ctx,
-        env,
-        mount,
-        Transition(
-            op=Op.RELAY,
-            after=replace(env, upper=upper),
-            states={env.upper: LayerState.SEALING, upper: LayerState.UPPER},
-            checkpoint=late,
-        ),
-    )
-    ctx.defer(lambda: make_spare(ctx, env))
-    kept = done.checkpoint
-    if kept:
-        ctx.defer(lambda: count(ctx, env, kept))
+    after = replace(env, upper=new_upper(ctx, env))
+    kept = exchange(ctx, env, mount, after, late, {}).checkpoint
     return Relaid(is_exchanged=True, saved=kept.id if kept else None, stranded=stranded)

@@ -148,11 +148,10 @@ def _lock(mount: int, transition: Transition) -> None:
 def commit(ctx: Context, env: Environment, transition: Transition) -> Transition:
     """Write the transition down as done, and return it as it was done.
 
-    What leaves the upper behind brings a candidate for the checkpoint `saved`; whether there was
-    anything to save is looked up now, when nobody can write into the old upper any more.
+    A rollback brings a candidate for the checkpoint `saved`; whether there was anything to save is
+    looked up now, when nobody can write into the old upper any more.
     """
-    leaves = transition.op in (Op.ROLLBACK, Op.RELAY)
-    if leaves and transition.checkpoint and _is_clean(ctx, env):
+    if transition.op is Op.ROLLBACK and transition.checkpoint and _is_clean(ctx, env):
         states = {**transition.states, env.upper: LayerState.DISCARDED}
         transition = replace(transition, checkpoint=None, states=states)
     ctx.announce(Step.COMMIT)
@@ -184,22 +183,25 @@ def layer_trees(ctx: Context, chain: Chain) -> tuple[LayerTree, ...]:
 
 
 def build(ctx: Context, env: Environment) -> int:
-    """Return a descriptor of the environment's overlay, attached nowhere.
+    """Return a descriptor of the environment's overlay, attached nowhere; raises as `mount_of`."""
+    layers = ctx.store.layers
+    what = overlay.Overlay(
+        source=mount_source(env.upper),
+        lowers=ctx.store.trees(env.lowers),
+        upper=layers.fs(env.upper),
+        work=layers.work(env.upper),
+    )
+    return mount_of(ctx, what, like=env.project)
+
+
+def mount_of(ctx: Context, what: overlay.Overlay, like: bytes) -> int:
+    """Return a descriptor of an overlay, attached nowhere; `like` as `overlay.build` has it.
 
     Where overlayfs cannot make what it needs in the workdir it mounts read-only, and succeeds
     (ovl_get_workdir in fs/overlayfs/super.c): OSError ENOSPC or Unsupported here.
     """
-    layers = ctx.store.layers
-    mount = overlay.build(
-        overlay.Overlay(
-            source=mount_source(env.upper),
-            lowers=ctx.store.trees(env.lowers),
-            upper=layers.fs(env.upper),
-            work=layers.work(env.upper),
-        ),
-        like=env.project,
-    )
-    if os.fstatvfs(mount).f_flag & os.ST_RDONLY:
+    mount = overlay.build(what, like)
+    if what.upper is not None and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
         os.close(mount)
         room = os.statvfs(ctx.store.home)
         if room.f_bavail * room.f_frsize < _WORKDIR_ROOM:

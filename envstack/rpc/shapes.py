@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from envstack.errors import EnvstackError
     from envstack.model import (
+        Brought,
         Change,
         Checkpoint,
         CheckpointId,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
         RolledBack,
         Sealed,
         Status,
+        Terms,
+        Trusted,
     )
 
 Json = dict[str, Any]
@@ -123,12 +126,27 @@ def drift(rows: Iterable[Drift] | None) -> list[Json] | None:
 
 
 def relaid(value: Relaid) -> Json:
-    """Return what `up --relay` did besides what `status` tells."""
+    """Return how `up --relay` did it."""
     return {
         "mode": "swap" if value.is_exchanged else "refresh",
-        "saved": value.saved,
         "stranded": [holder(row) for row in value.stranded],
     }
+
+
+def brought(value: Brought, state: Status) -> Json:
+    """Return the answer to `up`: `status`, and what became of the layers."""
+    return {**status(state), "outdated": list(value.outdated), "saved": value.saved}
+
+
+def terms(value: Terms) -> Json:
+    """Return the answer to `trust`: what a stack file may run from now on."""
+    commands = [{"layer": layer, "run": command} for layer, command in value.commands]
+    return {"stack": os.fsdecode(value.stack_path), "digest": value.digest, "commands": commands}
+
+
+def trusted(value: Trusted) -> Json:
+    """Return one row of `trust --list`."""
+    return {"stack": os.fsdecode(value.stack_path), "digest": value.digest, "at": value.at}
 
 
 def sealed(value: Sealed) -> Json:

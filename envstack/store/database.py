@@ -49,6 +49,10 @@ FORMAT = 2
 """`PRAGMA user_version` of the stores that this version writes."""
 
 
+_BUILT = "key IS NOT NULL AND state = 'sealed'"
+_NOBODYS = "env NOT IN (SELECT id FROM environment)"
+
+
 class Database:
     """`meta.db`. Threads may share it: a lock admits one at a time."""
 
@@ -174,6 +178,29 @@ class Database:
         query = f"SELECT {rows.LAYER} FROM layer WHERE ?1 IS NULL OR env = ?1"
         return [rows.layer(row) for row in self.find(query, env)]
 
+    def built(self, env: EnvId) -> list[Layer]:
+        """Return the layers with a key that this environment may take: its own, and nobody's.
+
+        Nobody's are those of an environment that never came up, or is gone.
+        """
+        query = f"SELECT {rows.LAYER} FROM layer WHERE {_BUILT} AND (env = ? OR {_NOBODYS})"
+        return [rows.layer(row) for row in self.find(query, env)]
+
+    def adopt(self, layer: LayerId, env: EnvId) -> bool:
+        """Make one of the layers of `built` the environment's own; False if it has gone by now."""
+        with self.transaction() as connection:
+            done = connection.execute(
+                f"UPDATE layer SET env = ?1 WHERE id = ?2 AND {_BUILT}"
+                f" AND (env = ?1 OR {_NOBODYS})",
+                (env, layer),
+            )
+            return done.rowcount == 1
+
+    def orphans(self) -> list[Layer]:
+        """Return the layers with a key that are nobody's."""
+        query = f"SELECT {rows.LAYER} FROM layer WHERE {_BUILT} AND {_NOBODYS}"
+        return [rows.layer(row) for row in self.find(query)]
+
     def checkpoints(self, env: EnvId) -> list[Checkpoint]:
         """Return the environment's checkpoints, newest first."""
         query = f"SELECT {rows.CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
@@ -191,8 +218,8 @@ class Database:
 
     def intent(self, env: EnvId) -> Transition | None:
         """Return what was begun on the environment and neither committed nor abandoned."""
-        rows = self.find("SELECT transition FROM intent WHERE env = ?", env)
-        return load_transition(rows[0][0]) if rows else None
+        found = self.find("SELECT transition FROM intent WHERE env = ?", env)
+        return load_transition(found[0][0]) if found else None
 
     def add_layer(self, env: EnvId, layer: Layer) -> None:
         """Insert one layer."""

@@ -28,7 +28,6 @@ class Op(StrEnum):
     DOWN = "down"
     CHECKPOINT = "checkpoint"
     ROLLBACK = "rollback"
-    RELAY = "relay"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from envstack.model import Trusted
 
 if TYPE_CHECKING:
     from envstack.store.database import Database
-
-
-@dataclass(frozen=True, slots=True)
-class Trusted:
-    """One yes: the stack file at `stack_path` may run what `digest` stands for, since `at`."""
-
-    stack_path: bytes
-    digest: str
-    at: str
 
 
 class Trust:

@@ -15,6 +15,7 @@ from envstack import stackfile
 from envstack.environment import checkpoint, down, rollback, up
 from envstack.environment.context import Context, Job
 from envstack.environment.steps import Step
+from envstack.linux.launcher import Launcher
 from envstack.overlay import mount as overlay
 from envstack.store.store import Store
 
@@ -125,8 +126,8 @@ def _environment(
     clock = _Clock()
     jobs: deque[Job] = deque()
     from_step, whole = [], []
-    with Store(os.fsencode(directory / "store")) as store:
-        ctx = Context(store, clock, jobs.append)
+    with Launcher() as launcher, Store(os.fsencode(directory / "store")) as store:
+        ctx = Context(store, clock, jobs.append, launcher)
         stack = stackfile.load(os.fsencode(project / "envstack.yaml"))
         env = up.up(ctx, None, stack, lambda _: None)
         for _ in range(rounds):
