@@ -201,7 +201,7 @@ def mount_of(ctx: Context, what: overlay.Overlay, like: bytes) -> int:
     (ovl_get_workdir in fs/overlayfs/super.c): OSError ENOSPC or Unsupported here.
     """
     mount = overlay.build(what, like)
-    if what.upper is not None and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
+    if what.upper and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
         os.close(mount)
         room = os.statvfs(ctx.store.home)
         if room.f_bavail * room.f_frsize < _WORKDIR_ROOM:

@@ -46,8 +46,8 @@ class Overlay:
 
     source: bytes
     lowers: tuple[bytes, ...]
-    upper: bytes | None = None
-    work: bytes | None = None
+    upper: bytes = b""
+    work: bytes = b""
 
 
 def build(overlay: Overlay, like: bytes) -> int:
@@ -63,7 +63,7 @@ def build(overlay: Overlay, like: bytes) -> int:
         for lower in overlay.lowers:
             sys.fsconfig_string(context, b"lowerdir+", _spelling(lower, opened))
         for key, place in ((b"upperdir", overlay.upper), (b"workdir", overlay.work)):
-            if place is not None:
+            if place:
                 sys.fsconfig_string(context, key, _spelling(place, opened))
         for key, value in _OPTIONS.items():
             sys.fsconfig_string(context, key, value)

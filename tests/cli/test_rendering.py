@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from envstack.errors import NotFound
-from tests.cli.harness import checkpoint, drifted, holder, interrupt, logged, status
+from tests.cli.harness import (
+    brought,
+    checkpoint,
+    drifted,
+    holder,
+    interrupt,
+    logged,
+    status,
+)
 
 if TYPE_CHECKING:
     from tests.cli.harness import Cli, FakeCall, FakeDaemon
@@ -148,16 +156,17 @@ def test_status_looks_below_when_asked_and_says_that_nothing_changed(
 
 
 def test_relay_says_what_it_kept_and_who_still_has_what_was(cli: Cli, daemon: FakeDaemon) -> None:
+    relaid = {"mode": "swap", "stranded": [holder()]}
     saved = checkpoint(9)["id"]
-    relaid = {"mode": "swap", "saved": saved, "stranded": [holder()]}
-    daemon.answers["env.up"] = {**status(drift=[]), "relaid": relaid}
+    daemon.answers["env.up"] = {**brought(drift=[], saved=saved), "relaid": relaid}
     lines = cli("up", "--relay", "--force").out.splitlines()
-    assert lines[1:3] == ["its layers are laid anew", "what was not sealed is kept as 00000009"]
+    assert lines[1].startswith("what was not sealed is kept as 00000009")
+    assert lines[2] == "its layers are laid anew"
     assert lines[3].startswith("left behind")
     assert (daemon.calls[-1][1]["relay"], daemon.calls[-1][1]["force"]) == (True, True)
 
-    relaid = {"mode": "refresh", "saved": None, "stranded": []}
-    daemon.answers["env.up"] = {**status(drift=[], holders=[holder()]), "relaid": relaid}
+    relaid = {"mode": "refresh", "stranded": []}
+    daemon.answers["env.up"] = {**brought(drift=[], holders=[holder()]), "relaid": relaid}
     lines = cli("up", "--relay").out.splitlines()
     assert lines[2] == "what these have open stays as it was; relay again when it is closed:"
     assert lines[4].split()[:2] == ["4711", "vim"]
@@ -238,7 +247,7 @@ def test_whatever_is_no_terminal_gets_no_escapes(cli: Cli, daemon: FakeDaemon) -
 def test_progress_is_shown_on_a_terminal_and_wiped_away(cli: Cli, daemon: FakeDaemon) -> None:
     def slow(call: FakeCall) -> Any:
         call.progress("layer 1 of 2\x07", 5, 10)
-        return status()
+        return brought()
 
     daemon.answers["env.up"] = slow
     with cli.on_terminal("up") as terminal:

@@ -249,7 +249,7 @@ class TestRelay:
         assert not (merged / "new").exists(), "likewise"
         before = mounts_at(merged)
         answer = relay(engine)
-        assert answer["relaid"] == {"mode": "refresh", "saved": None, "stranded": []}
+        assert answer["relaid"] == {"mode": "refresh", "stranded": []}
         assert answer["drift"] == []
         assert (merged / "known").read_text() == "other\n"
         assert (merged / "new").read_text() == "new\n"
@@ -305,7 +305,7 @@ class TestRelay:
         assert (merged / "new").read_text() == "new\n"
         assert (merged / "mine").read_text() == "written\n"
         (row,) = engine.log()
-        assert row["id"] == answer["relaid"]["saved"] == answer["head"]["id"]
+        assert row["id"] == answer["saved"] == answer["head"]["id"]
         assert row["message"] == "before the layers were laid anew"
         engine.until_sealed(row["id"])
         assert look(engine) == []
@@ -315,7 +315,8 @@ class TestRelay:
         replace_directory(below)
         (below / "new").write_text("new\n")
         answer = relay(engine)
-        assert answer["relaid"] == {"mode": "swap", "saved": None, "stranded": []}
+        assert answer["relaid"] == {"mode": "swap", "stranded": []}
+        assert answer["saved"] is None
         assert answer["upper"] != upper
         assert engine.log() == []
         assert (engine.merged / "new").read_text() == "new\n"
@@ -329,7 +330,7 @@ class TestRelay:
         engine.at.clear()
         assert not (engine.merged / "late").exists()
         (row,) = engine.log()
-        assert row["id"] == answer["relaid"]["saved"]
+        assert row["id"] == answer["saved"]
         engine.rollback(row["id"])
         assert (engine.merged / "late").read_text() == "late\n"
 
