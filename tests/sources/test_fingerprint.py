@@ -59,11 +59,11 @@ def touch(path: str, by_ns: int) -> Edit:
 
 files = st.sampled_from(FILES)
 everything = st.sampled_from((*FILES, *DIRECTORIES))
-names = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=20).filter(
-    lambda name: name not in (".", "..", ".envstack")
-)
+names = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20
+).filter(lambda name: name not in (".", "..", ".envstack"))
 edits = st.one_of(
-    st.builds(write, files, st.text(min_size=3)),
+    st.builds(write, files, st.text("ab\n", min_size=6)),
     st.builds(touch, st.sampled_from((*FILES, "link", "fifo")), st.sampled_from([1, -1, 10**9])),
     st.builds(chmod, everything, st.sampled_from([0o600, 0o711, 0o4755])),
     st.builds(remove, everything),
