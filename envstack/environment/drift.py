@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,13 +34,14 @@ _AT_ONCE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is known of an environment that is mounted since `since_ns`.
+    """What is known of an environment that is mounted since `since_ns`, on directories `roots`.
 
     `rows` is what a look found `against` fingerprints, and None before the first; it was begun when
     time.monotonic said `begun`.
     """
 
     since_ns: int
+    roots: dict[LayerId, str]
     begun: float
     rows: tuple[Drift, ...] | None = None
     against: dict[LayerId, Fingerprint] = field(default_factory=dict)
@@ -52,7 +54,7 @@ def forget(ctx: Context, env: Environment) -> None:
 
 def watch(ctx: Context, env: Environment) -> None:
     """Look after an environment from now on, at once in the background: it was just mounted."""
-    ctx.looks[env.id] = Look(time.time_ns(), time.monotonic())
+    _begin(ctx, env, time.time_ns())
     ctx.defer(partial(look, ctx, env, _tell_nobody))
 
 
@@ -103,17 +105,30 @@ def look_now_or_soon(ctx: Context, env: Environment) -> None:
 
 def begin_anew(ctx: Context, env: Environment, since_ns: int, tick: Callable[[int], None]) -> None:
     """Take every fingerprint anew: since `since_ns` what is there is what is mounted."""
-    ctx.looks[env.id] = Look(since_ns, time.monotonic())
+    _begin(ctx, env, since_ns)
     _look(ctx, env, {}, tick)
 
 
 def is_replaced(ctx: Context, env: Environment) -> bool:
     """Tell whether a layer's directory is another one than that which was mounted."""
-    mounted = ctx.store.fingerprints.of(env.base)
-    return any(
-        layer.id in mounted and fingerprint.identity(os.stat(path)) != mounted[layer.id].root
-        for layer, path in _directories(ctx, env)
-    )
+    last = ctx.looks.get(env.id)
+    mounted = dict(last.roots) if last else {}
+    for layer, seen in ctx.store.fingerprints.of(env.base).items():
+        mounted[layer] = seen.root
+    return any(mounted.get(layer, root) != root for layer, root in _roots(ctx, env).items())
+
+
+def _begin(ctx: Context, env: Environment, since_ns: int) -> None:
+    ctx.looks[env.id] = Look(since_ns, _roots(ctx, env), time.monotonic())
+
+
+def _roots(ctx: Context, env: Environment) -> dict[LayerId, str]:
+    """Return which directories the layers by reference are now; one that is gone is left out."""
+    found = {}
+    for layer, path in _directories(ctx, env):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found[layer.id] = fingerprint.identity(os.stat(path))
+    return found
 
 
 def _look(
@@ -136,7 +151,7 @@ def _look(
             rows.append(_gone(layer, before))
             continue
         if before is None:
-            before = fresh[layer.id] = _first(seen, last.since_ns)
+            before = fresh[layer.id] = _first(seen, last, layer.id)
         rows += _compared(layer, before, seen)
     now = ctx.looks.get(env.id)
     if now is None or now.since_ns != last.since_ns:
@@ -144,7 +159,7 @@ def _look(
     if fresh:
         ctx.announce(Step.FINGERPRINT)
         ctx.store.fingerprints.put(fresh)
-    ctx.looks[env.id] = Look(last.since_ns, begun, tuple(rows), {**mounted, **fresh})
+    ctx.looks[env.id] = replace(now, begun=begun, rows=tuple(rows), against={**mounted, **fresh})
 
 
 def _directories(ctx: Context, env: Environment) -> Iterator[tuple[Layer, bytes]]:
@@ -155,11 +170,10 @@ def _directories(ctx: Context, env: Environment) -> Iterator[tuple[Layer, bytes]
             yield layer, path
 
 
-def _first(seen: fingerprint.Seen, since_ns: int) -> Fingerprint:
+def _first(seen: fingerprint.Seen, last: Look, layer: LayerId) -> Fingerprint:
     """Return what to hold later looks against: nothing is like it if it came too late."""
-    if not seen.paths:
-        return seen.fingerprint
-    return replace(seen.fingerprint, digest="", taken_ns=since_ns)
+    first = replace(seen.fingerprint, root=last.roots.get(layer, seen.fingerprint.root))
+    return replace(first, digest="", taken_ns=last.since_ns) if seen.paths else first
 
 
 def _compared(layer: Layer, before: Fingerprint, seen: fingerprint.Seen) -> Iterator[Drift]:

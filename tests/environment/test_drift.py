@@ -226,6 +226,26 @@ def test_down_and_up_mount_what_is_there_so_that_there_is_no_drift(
     assert look(engine) == []
 
 
+def test_a_directory_made_anew_before_the_fingerprint_is_taken_is_another_one(
+    engine: Engine, below: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_replaced = threading.Event()
+    look_at = fingerprint.look
+
+    def late(root: bytes, since_ns: int, tick: Callable[[int], None]) -> fingerprint.Seen:
+        assert is_replaced.wait(WITHIN)
+        return look_at(root, since_ns, tick)
+
+    engine.down()
+    monkeypatch.setattr(fingerprint, "look", late)
+    engine.up()
+    replace_directory(below)
+    is_replaced.set()
+    engine.settle()
+    assert [row["reason"] for row in engine.status()["drift"]] == ["replaced"]
+    assert relay(engine)["relaid"]["mode"] == "swap"
+
+
 def test_a_copy_has_no_drift(make_engine: Make) -> None:
     made = make_engine(base=[write("known")])
     made.declare({"layers": [{"name": "base", "dir": "base", "copy": True}]})
