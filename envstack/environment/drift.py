@@ -123,10 +123,10 @@ def _begin(ctx: Context, env: Environment, since_ns: int) -> None:
 
 
 def _roots(ctx: Context, env: Environment) -> dict[LayerId, str]:
-    """Return which directories the layers by reference are now; one that is gone is left out."""
+    """Return which directories the layers are now; what cannot be read is left out."""
     found = {}
     for layer, path in _directories(ctx, env):
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):
             found[layer.id] = fingerprint.identity(os.stat(path))
     return found
 
