@@ -122,7 +122,11 @@ class Database:
             return self._without_space(str(error))
         return EnvstackError(f"the store's database cannot be used: {error}")
 
-    def _require_space(self) -> None:
+    def require_space(self) -> None:
+        """Let the ballast go if space is short; raise EnvstackError where that is not enough.
+
+        For what a user asks for: before the first row of a change of state is written.
+        """
         if not self._ballast.release(_NEEDED):
             raise self._without_space("a change of state would not fit")
 
@@ -196,11 +200,6 @@ class Database:
             )
             return done.rowcount == 1
 
-    def orphans(self) -> list[Layer]:
-        """Return the layers with a key that are nobody's."""
-        query = f"SELECT {rows.LAYER} FROM layer WHERE {_BUILT} AND {_NOBODYS}"
-        return [rows.layer(row) for row in self.find(query)]
-
     def checkpoints(self, env: EnvId) -> list[Checkpoint]:
         """Return the environment's checkpoints, newest first."""
         query = f"SELECT {rows.CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
@@ -210,6 +209,13 @@ class Database:
         """Return the checkpoints whose topmost layer this is."""
         query = f"SELECT {rows.CHECKPOINT} WHERE json_extract(chain, '$[0]') = ? ORDER BY seq"
         return [rows.checkpoint(row) for row in self.find(query, layer)]
+
+    def history(self) -> set[LayerId]:
+        """Return every layer that a checkpoint stands on."""
+        return {
+            layer
+            for (layer,) in self.find("SELECT DISTINCT value FROM checkpoint, json_each(chain)")
+        }
 
     def uncounted(self) -> list[Checkpoint]:
         """Return the checkpoints whose changes nobody has counted."""
@@ -254,7 +260,7 @@ class Database:
         StateError where another environment has the mount point, EnvstackError where there is too
         little space to commit it: what was begun and cannot be committed is half a change.
         """
-        self._require_space()
+        self.require_space()
         env = transition.after
         try:
             with self.transaction() as connection:
@@ -310,7 +316,7 @@ class Database:
 
     def purge(self, env: EnvId) -> None:
         """Forget an environment and its history; its layers may be deleted from here on."""
-        self._require_space()
+        self.require_space()
         with self.transaction() as connection:
             for table in ("intent", "checkpoint", "ops"):
                 connection.execute(f"DELETE FROM {table} WHERE env = ?", (env,))

@@ -31,6 +31,10 @@ BASE = [
 ]
 
 
+SECONDS = 1_000_000 + os.getpid()
+"""How long a command sleeps that must not be there at the end: in nobody else's tests."""
+
+
 def run(engine: Engine, *commands: str, inputs: list[str] | None = None, **more: Any) -> None:
     """Declare a stack of the base and one layer a command, called `run0` and so on."""
     rows = [
@@ -245,7 +249,7 @@ def test_what_a_command_leaves_running_ends_with_it(
     noted = directory() / "pid"
     run(
         engine,
-        f"(setsid sh -c 'cat /proc/self/mountinfo > {noted}; exec sleep 1000' &) ; "
+        f"(setsid sh -c 'cat /proc/self/mountinfo > {noted}; exec sleep {SECONDS}' &) ; "
         f"while ! test -s {noted}; do :; done",
     )
     engine.up()
@@ -256,7 +260,7 @@ def test_what_a_command_leaves_running_ends_with_it(
 
 def _is_sleeper(cmdline: Path) -> bool:
     try:
-        return cmdline.read_bytes() == b"sleep\x001000\x00"
+        return cmdline.read_bytes() == b"sleep\0%d\0" % SECONDS
     except OSError:
         return False
 
@@ -407,7 +411,7 @@ def test_a_killed_daemon_takes_its_commands_along(
 ) -> None:
     box = sandbox(base=[write("input", "one\n")])
     noted = directory() / "noted"
-    command = f"echo $$ > {noted}; exec sleep 1000"
+    command = f"echo $$ > {noted}; exec sleep {SECONDS}"
     layers = [{"name": "base", "dir": "base"}, {"name": "run", "run": command}]
     box.declare({"layers": layers})
     building = threading.Thread(target=_until_it_is_gone, args=(box,))
