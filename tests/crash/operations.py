@@ -205,7 +205,7 @@ OPERATIONS = (
         "rebuild",
         _dirty_to_rebuild,
         lambda box: box.up(rebuild=""),
-        (Step.STAGE, Step.RUN, Step.PUBLISH, *_SWAP, Step.COUNT),
+        (Step.STAGE, Step.RUN, Step.PUBLISH, *_SWAP, Step.COUNT, Step.FINGERPRINT),
     ),
     Operation(
         "rebuild-while-down",
