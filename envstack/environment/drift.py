@@ -8,6 +8,7 @@ known, and what is known is lost with the daemon: its successor looks anew.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import suppress
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from envstack.model import Environment, Layer, LayerId
 
 _FRESH = 5.0
-"""Seconds: while the last look is younger than this, no other one is begun unasked."""
+"""Seconds after a look in which no other one is begun unasked."""
+
+_REST = 20
+"""Times as long as it took, likewise: what nobody asked for has a twentieth of a processor."""
 
 _AT_ONCE = 10_000
 """Entries: so many are looked at while an answer waits, in a twentieth of a second."""
@@ -36,13 +40,13 @@ _AT_ONCE = 10_000
 class Look:
     """What is known of an environment that is mounted since `since_ns`, on directories `roots`.
 
-    `rows` is what a look found `against` fingerprints, and None before the first; it was begun when
-    time.monotonic said `begun`.
+    `rows` is what a look found `against` fingerprints, and None before the first. Unasked, another
+    one is begun from when time.monotonic says `due`: never, while one is under way.
     """
 
     since_ns: int
     roots: dict[LayerId, str]
-    begun: float
+    due: float = math.inf
     rows: tuple[Drift, ...] | None = None
     against: dict[LayerId, Fingerprint] = field(default_factory=dict)
 
@@ -87,10 +91,10 @@ def look(ctx: Context, env: Environment, tick: Callable[[int], None]) -> bool:
 
 
 def look_soon(ctx: Context, env: Environment) -> None:
-    """Look in the background, unless that was done just now."""
+    """Look in the background, unless that is being done or was done just now."""
     last = ctx.looks.get(env.id)
-    if last is not None and time.monotonic() - last.begun >= _FRESH:
-        ctx.looks[env.id] = replace(last, begun=time.monotonic())
+    if last is not None and time.monotonic() >= last.due:
+        ctx.looks[env.id] = replace(last, due=math.inf)
         ctx.defer(partial(look, ctx, env, _tell_nobody))
 
 
@@ -119,7 +123,7 @@ def is_replaced(ctx: Context, env: Environment) -> bool:
 
 
 def _begin(ctx: Context, env: Environment, since_ns: int) -> None:
-    ctx.looks[env.id] = Look(since_ns, _roots(ctx, env), time.monotonic())
+    ctx.looks[env.id] = Look(since_ns, _roots(ctx, env))
 
 
 def _roots(ctx: Context, env: Environment) -> dict[LayerId, str]:
@@ -140,7 +144,7 @@ def _look(
     last = ctx.looks.get(env.id)
     if last is None or not ctx.store.db.knows(env.id):
         return
-    begun = time.monotonic()
+    began = time.monotonic()
     fresh: dict[LayerId, Fingerprint] = {}
     rows: list[Drift] = []
     for layer, path in _directories(ctx, env):
@@ -159,7 +163,9 @@ def _look(
     if fresh:
         ctx.announce(Step.FINGERPRINT)
         ctx.store.fingerprints.put(fresh)
-    ctx.looks[env.id] = replace(now, begun=begun, rows=tuple(rows), against={**mounted, **fresh})
+    ended = time.monotonic()
+    due = ended + max(_FRESH, _REST * (ended - began))
+    ctx.looks[env.id] = replace(now, rows=tuple(rows), against={**mounted, **fresh}, due=due)
 
 
 def _directories(ctx: Context, env: Environment) -> Iterator[tuple[Layer, bytes]]:

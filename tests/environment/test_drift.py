@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -59,6 +60,13 @@ def replace_directory(path: Path) -> None:
 
 
 @pytest.fixture
+def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a look follow another at once."""
+    monkeypatch.setattr(drift, "_FRESH", 0)
+    monkeypatch.setattr(drift, "_REST", 0)
+
+
+@pytest.fixture
 def below(engine: Engine) -> Path:
     """The directory below the mount, when its fingerprint is taken."""
     engine.settle()
@@ -103,22 +111,22 @@ def test_up_looks_by_itself_where_that_is_quick(engine: Engine, below: Path) -> 
     assert paths(engine.up()["drift"]) == ["new"]
 
 
+@pytest.mark.usefixtures("always_due")
 def test_up_looks_in_the_background_where_it_is_not(
     engine: Engine, below: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drift, "_AT_ONCE", 2)
-    monkeypatch.setattr(drift, "_FRESH", 0)
     (below / "new").touch()
     engine.up()
     engine.settle()
     assert paths(engine.status()["drift"]) == ["new"]
 
 
+@pytest.mark.usefixtures("always_due")
 @pytest.mark.parametrize("command", ["checkpoint", "rollback"])
 def test_a_checkpoint_and_a_rollback_have_it_looked_for(
-    engine: Engine, below: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    engine: Engine, below: Path, command: str
 ) -> None:
-    monkeypatch.setattr(drift, "_FRESH", 0)
     (below / "new").touch()
     assert getattr(engine, command)()["drift"] == [], "the answer does not wait for a look"
     engine.settle()
@@ -130,6 +138,27 @@ def test_no_look_follows_another_at_once(engine: Engine, below: Path) -> None:
     engine.checkpoint()
     engine.settle()
     assert engine.status()["drift"] == []
+
+
+@pytest.mark.usefixtures("always_due")
+def test_no_look_is_begun_while_another_is_under_way(
+    engine: Engine, below: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    may_end = threading.Event()
+
+    def slow(root: bytes, since_ns: int, tick: Callable[[int], None]) -> fingerprint.Seen:
+        looks.append(root)
+        assert may_end.wait(WITHIN)
+        return look_at(root, since_ns, tick)
+
+    look_at = fingerprint.look
+    monkeypatch.setattr(fingerprint, "look", slow)
+    for _ in range(3):
+        engine.checkpoint()
+    may_end.set()
+    engine.settle()
+    assert looks == [os.fsencode(below)]
 
 
 def test_a_change_before_the_fingerprint_is_taken_is_drift(
