@@ -53,7 +53,7 @@ class Look:
 
 def forget(ctx: Context, env: Environment) -> None:
     """Forget what was mounted: it is about to be mounted as it is now."""
-    ctx.store.fingerprints.forget(env.base)
+    ctx.store.fingerprints.forget(env.lowers)
 
 
 def watch(ctx: Context, env: Environment) -> None:
@@ -75,7 +75,7 @@ def _tell_nobody(_count: int) -> None:
 def known(ctx: Context, env: Environment) -> tuple[Drift, ...] | None:
     """Return what the last look found; None where nobody has looked at what is mounted now."""
     found = ctx.looks.get(env.id)
-    if found is None or found.against != ctx.store.fingerprints.of(env.base):
+    if found is None or found.against != ctx.store.fingerprints.of(env.lowers):
         return None
     return found.rows
 
@@ -86,7 +86,7 @@ def look(ctx: Context, env: Environment, tick: Callable[[int], None]) -> bool:
     A job that is done at once. An environment that is not mounted, or not any more when the look
     comes to its end, is left alone. `tick` is as in `sources.fingerprint.look`.
     """
-    _look(ctx, env, ctx.store.fingerprints.of(env.base), tick)
+    _look(ctx, env, ctx.store.fingerprints.of(env.lowers), tick)
     return True
 
 
@@ -100,7 +100,7 @@ def look_soon(ctx: Context, env: Environment) -> None:
 
 def look_now_or_soon(ctx: Context, env: Environment) -> None:
     """Look at once where that is quick, else in the background."""
-    mounted = ctx.store.fingerprints.of(env.base).values()
+    mounted = ctx.store.fingerprints.of(env.lowers).values()
     if mounted and sum(directory.entries for directory in mounted) <= _AT_ONCE:
         look(ctx, env, _tell_nobody)
     else:
@@ -117,7 +117,7 @@ def is_replaced(ctx: Context, env: Environment) -> bool:
     """Tell whether a layer's directory is another one than that which was mounted."""
     last = ctx.looks.get(env.id)
     mounted = dict(last.roots) if last else {}
-    for layer, seen in ctx.store.fingerprints.of(env.base).items():
+    for layer, seen in ctx.store.fingerprints.of(env.lowers).items():
         mounted[layer] = seen.root
     return any(mounted.get(layer, root) != root for layer, root in _roots(ctx, env).items())
 
@@ -151,7 +151,7 @@ def _look(
         before = mounted.get(layer.id)
         try:
             seen = fingerprint.look(path, before.taken_ns if before else last.since_ns, tick)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # its file system may be out of reach: there is nothing to be seen of it
             rows.append(_gone(layer, before))
             continue
         if before is None:
@@ -170,8 +170,8 @@ def _look(
 
 def _directories(ctx: Context, env: Environment) -> Iterator[tuple[Layer, bytes]]:
     """Yield the layers by reference, topmost first, and where each is to be read."""
-    layers = ctx.store.db.chain(env.base)
-    for layer, path in zip(layers, ctx.store.trees(env.base), strict=True):
+    layers = ctx.store.db.chain(env.lowers)
+    for layer, path in zip(layers, ctx.store.trees(env.lowers), strict=True):
         if layer.kind is LayerKind.DIR:
             yield layer, path
 
