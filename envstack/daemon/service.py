@@ -11,7 +11,6 @@ import os
 import sys
 from collections import defaultdict
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -19,24 +18,29 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from envstack import stackfile
+from envstack.daemon import below
+from envstack.daemon.asking import askers, audience, check_of
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
+from envstack.daemon.listing import listing
 from envstack.daemon.params import Params
+from envstack.daemon.sides import comparison
 from envstack.environment import (
     checkpoint,
+    compare,
     down,
     drift,
     history,
     recover,
-    relay,
     rollback,
     status,
     trust,
     up,
 )
 from envstack.environment.base import Request
-from envstack.environment.context import Audience, Context, require_mount, uppers
-from envstack.errors import Cancelled, EnvstackError, NotUp
+from envstack.environment.context import Context, uppers
+from envstack.environment.sizes import Sizes
+from envstack.errors import EnvstackError, NotUp
 from envstack.rpc import shapes
 from envstack.store.store import Store
 
@@ -47,7 +51,8 @@ if TYPE_CHECKING:
     from envstack.daemon.calls import Call, Handler
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
-    from envstack.model import Brought, Environment, Status
+    from envstack.model import Environment, Status
+    from envstack.overlay.diff import Difference
 
 _log = logging.getLogger(__name__)
 
@@ -88,10 +93,12 @@ class Service:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
             self._ctx = Context(store, self._announce, jobs.defer, self._launcher)
+            self._sizes = Sizes(self._ctx)
             await to_thread.run_sync(recover.recover, self._ctx)
             jobs.open()
             await self._tasks.start(keep_watch, self._put_back)
             stack.callback(self._tasks.cancel_scope.cancel)
+            stack.callback(self._sizes.close)
             self._stack = stack.pop_all()
         return self
 
@@ -109,11 +116,13 @@ class Service:
             "env.up": self._up,
             "env.down": self._down,
             "env.status": self._status,
+            "env.glance": self._glance,
             "env.list": self._list,
             "env.checkpoint": self._checkpoint,
             "env.rollback": self._rollback,
             "env.log": self._log,
             "env.diff": self._diff,
+            "env.compare": self._compare,
             "trust.add": self._trust,
             "trust.list": self._trusted,
             "trust.revoke": self._revoke,
@@ -126,13 +135,12 @@ class Service:
     async def _up(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
         path = os.path.realpath(params.path("stack"))
+        is_relay, force = params.flag("relay"), params.flag("force")
         consent, trusts = params.optional_text("consent"), params.flag("trust")
         environ = {
             os.fsencode(name): os.fsencode(value) for name, value in params.texts("environ").items()
         }
-        is_relay = params.flag("relay")
-        relaying = relay.Request(force=params.flag("force"), ignore=_askers(call))
-        request = Request(_audience(call), environ, params.optional_text("rebuild"), _askers(call))
+        request = Request(audience(call), environ, params.optional_text("rebuild"), askers(call))
 
         def work(env: Environment | None) -> Any:
             stack = stackfile.load(path)
@@ -141,18 +149,11 @@ class Service:
             brought = up.up(self._ctx, env, stack, request)
             if env is not None and env.wanted:  # else it was mounted just now, as it is
                 if is_relay:
-                    return self._laid_anew(call, brought, relaying)
+                    return below.lay_anew(self._ctx, call, brought, force=force)
                 drift.look_now_or_soon(self._ctx, brought.env)
             return shapes.brought(brought, status.status(self._ctx, brought.env.id))
 
         return await self._exclusively(path, lambda: work(self._settled(path)))
-
-    def _laid_anew(self, call: Call, brought: Brought, request: relay.Request) -> Any:
-        env = brought.env
-        done = relay.relay(self._ctx, env, request, lambda count: call.report(_looked_at(count)))
-        after = status.status_with_holders(self._ctx, env.id, _askers(call))
-        told = replace(brought, saved=done.saved)
-        return {**shapes.brought(told, after), "relaid": shapes.relaid(done)}
 
     async def _trust(self, _call: Call, raw: dict[str, Any]) -> Any:
         path = os.path.realpath(Params(raw).path("stack"))
@@ -176,7 +177,7 @@ class Service:
         purge = params.flag("purge")
 
         def work(env: Environment) -> Any:
-            after = down.down(self._ctx, env, _askers(call))
+            after = down.down(self._ctx, env, askers(call))
             answer = shapes.status(status.status(self._ctx, after.id))
             if purge:
                 down.purge(self._ctx, after)
@@ -191,14 +192,27 @@ class Service:
         def work() -> Any:
             env = self._find(params)
             if is_look:
-                tell = _audience(call).tell
-                drift.look(self._ctx, env, lambda count: tell(_looked_at(count)))
-            return shapes.status(status.status_with_holders(self._ctx, env.id, _askers(call)))
+                below.look(self._ctx, call, env)
+            return shapes.status(status.status_with_holders(self._ctx, env.id, askers(call)))
+
+        return await self._in_thread(work)
+
+    async def _glance(self, _call: Call, raw: dict[str, Any]) -> Any:
+        params = Params(raw)
+
+        def work() -> Any:
+            env = self._find(params)
+            return {
+                **shapes.status(status.status(self._ctx, env.id)),
+                "dirty": status.may_be_dirty(self._ctx, env),
+            }
 
         return await self._in_thread(work)
 
     async def _list(self, _call: Call, _raw: dict[str, Any]) -> Any:
-        return await self._in_thread(lambda: [shapes.status(row) for row in self._statuses()])
+        return await self._in_thread(
+            lambda: listing(self._ctx, list(self._statuses()), self._sizes)
+        )
 
     def _statuses(self) -> Iterator[Status]:
         for env in self._ctx.store.db.environments():
@@ -215,12 +229,12 @@ class Service:
             message=params.text("message", ""),
             tag=params.optional_text("tag"),
             force=params.flag("force"),
-            ignore=_askers(call),
+            ignore=askers(call),
         )
 
         def work(env: Environment) -> Any:
             done = shapes.sealed(checkpoint.checkpoint(self._ctx, env, request))
-            return {**done, **self._known_drift(env)}
+            return {**done, **below.known(self._ctx, env)}
 
         return await self._on_environment(params, work)
 
@@ -232,23 +246,17 @@ class Service:
             rev=params.text("rev", "@"),
             discard=params.flag("discard"),
             force=params.flag("force"),
-            ignore=_askers(call),
+            ignore=askers(call),
         )
 
         def work(env: Environment) -> Any:
             if dry_run:
-                done = rollback.preview(self._ctx, env, request.rev)
+                done = rollback.preview(self._ctx, env, request.rev, check_of(call))
             else:
                 done = rollback.rollback(self._ctx, env, request)
-            return {**shapes.rolled_back(done), **self._known_drift(env)}
+            return {**shapes.rolled_back(done), **below.known(self._ctx, env)}
 
         return await self._on_environment(params, work)
-
-    def _known_drift(self, env: Environment) -> dict[str, Any]:
-        """Return what an answer that must be quick tells of drift, and have it looked for."""
-        found = drift.known(self._ctx, env)
-        drift.look_soon(self._ctx, env)
-        return {"drift": shapes.drift(found)}
 
     async def _log(self, _call: Call, raw: dict[str, Any]) -> Any:
         def work(env: Environment) -> Any:
@@ -258,13 +266,21 @@ class Service:
 
         return await self._alone_with(Params(raw), self._seen, work)
 
-    async def _diff(self, _call: Call, raw: dict[str, Any]) -> Any:
-        params = Params(raw)
-        a, b = params.text("a", "@"), params.optional_text("b")
+    async def _diff(self, call: Call, raw: dict[str, Any]) -> Any:
+        found = await self._differences(call, raw)
+        return [shapes.change(row.change) for row in found]
 
-        def work(env: Environment) -> Any:
-            require_mount(env)
-            return [shapes.change(row) for row in history.difference(self._ctx, env, a, b)]
+    async def _compare(self, call: Call, raw: dict[str, Any]) -> Any:
+        return comparison(await self._differences(call, raw))
+
+    async def _differences(self, call: Call, raw: dict[str, Any]) -> list[Difference]:
+        params = Params(raw)
+        request = compare.Request(
+            params.text("a", "@"), params.optional_text("b"), params.paths("paths")
+        )
+
+        def work(env: Environment) -> list[Difference]:
+            return compare.compare(self._ctx, env, request, check_of(call))
 
         return await self._alone_with(params, self._seen, work)
 
@@ -356,28 +372,3 @@ class Service:
             f"no environment has its upper at envstack:{upper}",
             'the directory may be of a tree that was swapped out; try: cd "$PWD"',
         )
-
-
-def _askers(call: Call) -> frozenset[int]:
-    """Return the processes that are inside only because they ask."""
-    return frozenset({os.getpid(), call.peer_pid})
-
-
-def _looked_at(count: int) -> str:
-    return f"looking at the directories below, {count:,} entries"
-
-
-def _audience(call: Call) -> Audience:
-    def check() -> None:
-        if call.cancelled.is_set():
-            raise Cancelled("the request was cancelled; nothing was changed")
-
-    def tell(message: str) -> None:
-        check()
-        call.report(message)
-
-    def show(piece: bytes) -> None:
-        check()
-        call.show(piece)
-
-    return Audience(tell, show)

@@ -311,6 +311,12 @@ def status(**other: Any) -> Json:
     return {**row, **other}
 
 
+def listed(**other: Any) -> Json:
+    """Return a row of `ls`."""
+    kept = {"size": 4096, "size_exact": True, "checkpoints": 2, "stack_exists": True}
+    return {**status(), **kept, **other}
+
+
 def drifted(**other: Any) -> Json:
     """Return a layer that changed below the mount."""
     row = {
@@ -332,16 +338,22 @@ def brought(**other: Any) -> Json:
 def answers() -> Mapping[str, Any]:
     """Return one good answer to each method."""
     rolled = {"to": "base", "saved": None, "mode": "swap", "changes": None, "duration_ms": 0.5}
-    sealed = {**checkpoint(changes=None), "duration_ms": 0.6}
     return {
         "env.up": brought(),
         "env.down": status(state="down"),
         "env.status": status(),
-        "env.list": [status()],
-        "env.checkpoint": {**sealed, "stranded": [], "drift": None},
+        "env.glance": {**status(), "dirty": False},
+        "env.list": [listed()],
+        "env.checkpoint": {
+            **checkpoint(changes=None),
+            "duration_ms": 0.6,
+            "stranded": [],
+            "drift": None,
+        },
         "env.rollback": {**rolled, "stranded": [], "paths": [], "drift": None},
         "env.log": [logged()],
         "env.diff": [{"path": "a", "change": "added", "kind": "file"}],
+        "env.compare": {"trees": [], "changes": []},
         "daemon.status": {
             "pid": 1,
             "version": __version__,
