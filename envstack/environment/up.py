@@ -145,14 +145,17 @@ def _states(env: Environment, obsolete: set[LayerId]) -> dict[LayerId, LayerStat
 def _undo(ctx: Context, env_id: EnvId, known: Environment | None) -> None:
     """Forget what was begun for an `up` that failed: all of a new environment, else the layers.
 
-    Layers that were built stay: the next `up` finds them. Where a new environment cannot be
-    forgotten, for want of space, it stays whole, and down.
+    Layers that were built stay, and the next `up` finds them, unless the disk is full. Where a new
+    environment cannot be forgotten, for want of space, it stays whole, and down.
     """
     if known is None and ctx.store.db.knows(env_id):
         ctx.store.db.purge(env_id)
-    needed = () if known is None else (*known.base, known.upper)  # not committed yet, maybe
+    needed = set() if known is None else {*known.base, known.upper}  # not committed yet, maybe
+    needed |= ctx.store.db.history()
+    doomed = {LayerState.BUILDING, LayerState.DISCARDED}
     for layer in ctx.store.db.layers(env_id):
-        if layer.id not in needed and layer.state in (LayerState.BUILDING, LayerState.DISCARDED):
+        is_spent = layer.key is not None and ctx.store.db.is_short_of_space
+        if layer.id not in needed and (layer.state in doomed or is_spent):
             try:
                 discard(ctx, layer.id)
             except (EnvstackError, OSError):

@@ -125,6 +125,11 @@ class Database:
             f"look at the file system of {os.fsdecode(os.path.dirname(self._path))}",
         )
 
+    @property
+    def is_short_of_space(self) -> bool:
+        """Whether the file system of the store is as good as full."""
+        return self._ballast.is_tight
+
     def require_space(self) -> None:
         """Let the ballast go if space is short; raise EnvstackError where that is not enough.
 
