@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from envstack import __version__
-from envstack.cli import daemon, environments, history, stack
+from envstack.cli import daemon, doctor, environments, history, stack
 from envstack.cli.command import Command, Group, Json, begin
 from envstack.cli.output import Output, PipeClosedError
 from envstack.errors import Cancelled, EnvstackError, NotFound, Unsupported, UsageError
@@ -154,6 +154,7 @@ def _program() -> typer.Typer:
         history.rollback,
         history.log,
         history.diff,
+        doctor.doctor,
     ):
         program.command(cls=Command)(command)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")

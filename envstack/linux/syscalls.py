@@ -15,6 +15,7 @@ AT_EMPTY_PATH = 0x1000
 AT_FDCWD = -100
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
 
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
@@ -46,6 +47,8 @@ OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 
 AT_STATX_DONT_SYNC = 0x4000
+
+_PR_SET_DUMPABLE = 4
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -214,6 +217,14 @@ def set_propagation(path: bytes, flags: int) -> None:
     )
 
 
+def mount(source: bytes, target: bytes, fstype: bytes, flags: int, options: bytes) -> None:
+    """Mount a file system at `target` (mount(2)); `options` hold a page at most."""
+    _check(
+        _libc.mount(source, target, fstype, ctypes.c_ulong(flags), options),
+        f"mount {os.fsdecode(target)}",
+    )
+
+
 def syncfs(descriptor: int) -> None:
     """Write out all of the file system that `descriptor` is on (syncfs(2))."""
     _check(_libc.syncfs(ctypes.c_int(descriptor)), "syncfs")
@@ -222,6 +233,11 @@ def syncfs(descriptor: int) -> None:
 def unshare(flags: int) -> None:
     """Move the calling thread into new namespaces (unshare(2)); os.unshare came with 3.12."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def set_dumpable() -> None:
+    """Give this process its own /proc/self again after it became another user (prctl(2))."""
+    _check(_libc.prctl(ctypes.c_int(_PR_SET_DUMPABLE), ctypes.c_ulong(1), 0, 0, 0), "prctl")
 
 
 def mount_id(path: bytes, *, dir_fd: int = AT_FDCWD) -> int:
