@@ -39,6 +39,7 @@ _TIGHT = 1 << 30
 _FICLONE = 0x40049409
 """`_IOW(0x94, 9, int)`, ioctl_ficlone(2)."""
 
+_SECOND = 1_000_000_000
 _STAMPS_SECONDS = 0.03
 _COARSE = 20_000_000
 """Nanoseconds: no kernel's clock tick is longer, so coarser stamps are the file system's doing."""
@@ -211,7 +212,8 @@ def _stamp(file: int) -> int:
 def _granularity(stamp: Callable[[], int]) -> int:
     """Return the nanoseconds between two neighbouring time stamps, as far as a short look tells.
 
-    That is the smallest difference seen, but never less than the unit that all are multiples of.
+    That is the smallest difference seen; where there was none, the unit that the one stamp is a
+    multiple of, a second at most.
     """
     deadline = time.monotonic() + _STAMPS_SECONDS
     seen = {stamp()}
@@ -219,11 +221,11 @@ def _granularity(stamp: Callable[[], int]) -> int:
         seen.add(stamp())
     ordered = sorted(seen)
     steps = [after - before for before, after in pairwise(ordered)]
-    return min(steps, default=gcd(*ordered))
+    return min(steps, default=gcd(*ordered, _SECOND))
 
 
 def _duration(nanoseconds: int) -> str:
-    for size, unit in ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "µs")):
+    for size, unit in ((_SECOND, "s"), (1_000_000, "ms"), (1_000, "µs")):
         if nanoseconds >= size:
             return f"{nanoseconds / size:.3g} {unit}"
     return f"{nanoseconds} ns"

@@ -163,12 +163,20 @@ def _enter_tmpfs() -> None:
 def mounted(number: int) -> int:
     """Return a descriptor of a detached overlay on the numbered upper, below the current directory.
 
-    With the marks that this process may write. Raises OSError.
+    By whichever way there is. Raises OSError.
     """
+    try:
+        return _mounted(number, b"lowerdir+")
+    except OSError:
+        return _mounted(number, b"lowerdir")
+
+
+def _mounted(number: int, key_of_lower: bytes) -> int:
+    """Do so with the marks that this process may write."""
     context = sys.fsopen(b"overlay")
     try:
         for key, value in (
-            (b"lowerdir+", b"lower"),
+            (key_of_lower, b"lower"),
             (b"upperdir", b"upper%d" % number),
             (b"workdir", b"work%d" % number),
             (b"index", b"off"),
@@ -189,7 +197,7 @@ def _is_initial_root() -> bool:
 
 
 def _layer_by_layer() -> str:
-    overlay.attach(mounted(1), b"merged")
+    overlay.attach(_mounted(1, b"lowerdir+"), b"merged")
     _write(b"merged/file")
     _expect(os.path.exists(b"upper1/file"), "what was written is not in the upper")
     return "overlays of one layer after another"

@@ -57,4 +57,4 @@ def _daemon(places: Places) -> Check:
     except client.NotRunning:
         return ok(name, "none runs; envstack up starts it")
     except EnvstackError as error:
-        return limited(name, error.message, error.hint)
+        return limited(name, error.message, error.hint or "is ENVSTACK_HOME what it should be?")
