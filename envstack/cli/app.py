@@ -146,6 +146,7 @@ def _program() -> typer.Typer:
     for command in (
         stack.init,
         stack.validate,
+        stack.schema,
         environments.up,
         environments.down,
         environments.status,
