@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from envstack import __version__
-from envstack.cli import daemon, doctor, environments, history, stack
+from envstack.cli import completion, daemon, doctor, environments, history, stack
 from envstack.cli.command import Command, Group, Json, begin
 from envstack.cli.output import Output, PipeClosedError
 from envstack.errors import Cancelled, EnvstackError, NotFound, Unsupported, UsageError
@@ -31,6 +31,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name and return the exit code; raises KeyboardInterrupt."""
     out = Output(os.environ)
     program = typer.main.get_command(_program())
+    if completion.VARIABLE in os.environ:
+        out.show(None, completion.answers(program, arguments))
+        return 0
     try:
         code = program.main(
             args=list(arguments), prog_name="envstack", standalone_mode=False, obj=out
@@ -156,6 +159,7 @@ def _program() -> typer.Typer:
         history.log,
         history.diff,
         doctor.doctor,
+        completion.completion,
     ):
         program.command(cls=Command)(command)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")
