@@ -7,7 +7,6 @@ waits for it with a finger on a key, so it must be quick, and silent whatever go
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,6 +33,8 @@ def completion(ctx: typer.Context, shell: _Shell = "", json: Json = False) -> No
       source <(envstack completion zsh)        # in ~/.zshrc, after compinit
       envstack completion fish | source        # in ~/.config/fish/config.fish
     """
+    from importlib import resources
+
     out = begin(ctx, json)
     if shell not in _SHELLS:
         raise UsageError(f"completion is for {', '.join(_SHELLS)}", "envstack completion bash")
