@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from envstack.client import process
 from envstack.client.connection import Client, ConnectionEnded, NotRunning, RemoteError
 from envstack.errors import NoDaemon
-from envstack.rpc.messages import Progress
+from envstack.rpc.messages import Output, Progress
 from envstack.rpc.peer import peer_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Client",
     "NotRunning",
+    "Output",
     "Progress",
     "RemoteError",
     "connect",
@@ -35,6 +36,8 @@ __all__ = [
 
 _SECONDS = 30.0
 """How long a daemon may take to come up, to greet, and to end."""
+
+_ELSEWHERE = "set ENVSTACK_HOME to a directory of your own, which gives it another socket"
 
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
@@ -91,7 +94,7 @@ def find(places: Places, seconds: float = _SECONDS) -> Client:
         try:
             connection.connect(places.socket)
             if peer_of(connection).uid not in (0, os.geteuid()):
-                raise NoDaemon(f"another user listens on {where}")
+                raise NoDaemon(f"another user listens on {where}", _ELSEWHERE)
             client = Client(connection, places, time.monotonic() + seconds)
         except (FileNotFoundError, ConnectionRefusedError, ConnectionEnded) as error:
             raise NotRunning("no daemon runs", "envstack up") from error
@@ -99,7 +102,8 @@ def find(places: Places, seconds: float = _SECONDS) -> Client:
             hint = f"see {os.fsdecode(places.log)}"
             raise NoDaemon("the daemon does not answer", hint) from error
         except OSError as error:
-            raise NoDaemon(f"no talking to the daemon on {where}: {error.strerror}") from error
+            message = f"no talking to the daemon on {where}: {error.strerror}"
+            raise NoDaemon(message, _ELSEWHERE) from error
         undo.pop_all()
     return client
 

@@ -14,6 +14,7 @@ from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
     from envstack.environment.steps import Step
+    from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
     from envstack.model import EnvId, Environment, LayerId
     from envstack.store.records import Transition
@@ -27,6 +28,17 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Audience:
+    """Who waits for the answer: `tell` takes how far it has come, `show` what a command prints.
+
+    Both raise Cancelled when nobody wants the answer any more.
+    """
+
+    tell: Progress
+    show: Callable[[bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
 
@@ -37,6 +49,7 @@ class Context:
     store: Store
     announce: Callable[[Step], None]
     defer: Callable[[Job], None]
+    launcher: Launcher
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
 

@@ -26,7 +26,7 @@ DEFAULT_MOUNT = ".envstack/merged"
 KINDS = ("dir", "archive", "image", "git", "run")
 """The keys that say what a layer is made of; each layer has exactly one."""
 
-NOT_YET = frozenset({"archive", "image", "git", "run"})
+NOT_YET = frozenset({"archive", "image", "git"})
 """Kinds that are known here and that nothing builds."""
 
 RESERVED = frozenset({"root", "workdir", "cmd", "extends", "platform", "insecure", "submodules"})
@@ -146,7 +146,7 @@ class Run(_Layer):
     run: Text
     """A shell command, run in the merged tree of the layers below; what it changes is the layer."""
 
-    inputs: list[Text] = Field(default_factory=list)
+    inputs: list[PathBelow] = Field(default_factory=list)
     """Files and globs that the result depends on, besides the command, `env` and the layers."""
 
 
