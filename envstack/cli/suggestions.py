@@ -60,7 +60,9 @@ def suggest(program: Any, words: Sequence[str], current: str) -> Iterator[Sugges
     current = "" if current == "=" else current  # how bash splits --option=value
     if line.pending is not None:
         found = _values(line, line.pending, current)
-    elif line.only_arguments or not current.startswith("-"):
+    elif line.only_arguments:  # what commands take after `--` are paths
+        found = iter([(":files", "")])
+    elif not current.startswith("-"):
         found = _next(line, current)
     elif "=" in current:
         found = _joined(line, current)

@@ -122,6 +122,10 @@ def test_bash_completes_stack_files_and_directories(shell: Cli, stack: Path) -> 
         terminal.process.kill()
 
 
+def test_paths_follow_two_dashes(shell: Cli, stack: Path) -> None:
+    assert "envstack.yaml" in fish(shell, "envstack diff base -- env")
+
+
 def test_fish_shows_messages_beside_tags_and_ids(shell: Cli, history: FakeDaemon) -> None:
     offered = fish(shell, "envstack rollback ")
     assert list(offered) == ["v1", IDS[0], IDS[1], "@", "base"]

@@ -52,10 +52,10 @@ class LanguageServer:
         self._tell("textDocument/didOpen", {"textDocument": document})
         while True:
             message = self._read()
-            params = message.get("params", {})
-            if message.get("method") == "textDocument/publishDiagnostics":
-                assert params["uri"] == path.as_uri()
-                diagnostics: list[Json] = params["diagnostics"]
+            if message.get("method") != "textDocument/publishDiagnostics":
+                continue
+            if message["params"]["uri"] == path.as_uri():  # others may be told of once more
+                diagnostics: list[Json] = message["params"]["diagnostics"]
                 return diagnostics
 
     def completions(self, path: Path, line: int, column: int) -> set[str]:

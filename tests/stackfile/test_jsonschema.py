@@ -25,6 +25,8 @@ STACKS = Path(__file__).parents[2] / "stacks"
 MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
 HEAD = f"{MODELINE}version: 1\n"
 
+BASE = f"{HEAD}layers:\n  - {{name: base, dir: .}}\n"
+
 GOOD = [
     template("web"),
     *(MODELINE + path.read_text() for path in sorted(STACKS.glob("*/envstack.yaml"))),
@@ -47,9 +49,9 @@ FAULTY = [
     f"{HEAD}layers:\n  - name: ''\n    dir: .\n",
     f"{HEAD}layers:\n  - text\n",
     f"{HEAD}layers:\n  - name: a\n    dir: .\n    inputs: [x]\n",
-    f"{HEAD}layers:\n  - name: a\n    run: make\n    at: b\n",
+    f"{BASE}  - name: a\n    run: make\n    at: b\n",
     f"{HEAD}layers:\n  - name: a\n    dir: .\n    run: make\n",
-    f"{HEAD}layers:\n  - name: a\n    run: make\n    inputs:\n      - 1\n",
+    f"{BASE}  - name: a\n    run: make\n    inputs:\n      - 1\n",
     f"{HEAD}layers:\n  - name: a\n    image: b\n    dir: .\n",
     f"{HEAD}layers:\n  - {{name: a, dir: .}}\nenv:\n  A: 1\n  B: x\n  C=D: x\n",
     f"{HEAD}layers:\n  - {{name: a, dir: .}}\nwatch:\n  ignor: []\n",
