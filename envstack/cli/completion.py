@@ -25,7 +25,7 @@ _Shell = Annotated[str, typer.Argument(metavar="|".join(_SHELLS), hidden=True)]
 
 
 def completion(ctx: typer.Context, shell: _Shell = "", json: Json = False) -> None:
-    """Print what makes a shell complete commands, options, tags and ids.
+    """Print what makes a shell complete commands and tags.
 
     \b
     Examples:
