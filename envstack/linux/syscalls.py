@@ -16,6 +16,7 @@ AT_FDCWD = -100
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWUSER = 0x10000000
 
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
@@ -53,6 +54,7 @@ OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 AT_STATX_DONT_SYNC = 0x4000
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -221,6 +223,14 @@ def set_propagation(path: bytes, flags: int) -> None:
     )
 
 
+def mount(source: bytes, target: bytes, fstype: bytes, flags: int, options: bytes) -> None:
+    """Mount a file system at `target` (mount(2)); `options` hold a page at most."""
+    _check(
+        _libc.mount(source, target, fstype, ctypes.c_ulong(flags), options),
+        f"mount {os.fsdecode(target)}",
+    )
+
+
 def mount_proc(path: bytes) -> None:
     """Mount at `path` what proc(5) shows of the caller's pid namespace."""
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -238,6 +248,11 @@ def syncfs(descriptor: int) -> None:
 def unshare(flags: int) -> None:
     """Move the calling thread into new namespaces (unshare(2)); os.unshare came with 3.12."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def set_dumpable() -> None:
+    """Give this process its own /proc/self again after it became another user (prctl(2))."""
+    _check(_libc.prctl(ctypes.c_int(_PR_SET_DUMPABLE), ctypes.c_ulong(1), 0, 0, 0), "prctl")
 
 
 def setns(descriptor: int, flags: int) -> None:

@@ -86,19 +86,26 @@ class Cli:
         code = f"import os, sys\n{prelude}\nfrom envstack.cli import main\nmain()"
         return self(*arguments, command=(sys.executable, "-c", code))
 
-    def start(self, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, command: tuple[str, ...] = MODULE, **streams: Any
+    ) -> subprocess.Popen[bytes]:
         """Start a command and go on."""
-        return subprocess.Popen([*MODULE, *arguments], cwd=self.cwd, env=self.env(), **streams)
+        return subprocess.Popen([*command, *arguments], cwd=self.cwd, env=self.env(), **streams)
 
     @contextmanager
-    def on_terminal(self, *arguments: str) -> Iterator[Terminal]:
+    def on_terminal(self, *arguments: str, command: tuple[str, ...] = MODULE) -> Iterator[Terminal]:
         """Run a command on a terminal of its own."""
         own, its = pty.openpty()
         with ExitStack() as stack:
             stack.callback(os.close, own)
             try:
                 process = self.start(
-                    *arguments, stdin=its, stdout=its, stderr=its, start_new_session=True
+                    *arguments,
+                    command=command,
+                    stdin=its,
+                    stdout=its,
+                    stderr=its,
+                    start_new_session=True,
                 )
             finally:
                 os.close(its)
