@@ -21,7 +21,16 @@ from envstack import stackfile
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.params import Params
-from envstack.environment import checkpoint, down, history, recover, rollback, status, up
+from envstack.environment import (
+    checkpoint,
+    down,
+    durability,
+    history,
+    recover,
+    rollback,
+    status,
+    up,
+)
 from envstack.environment.context import Context, require_mount, uppers
 from envstack.errors import Cancelled, EnvstackError, NotUp
 from envstack.rpc import shapes
@@ -153,10 +162,13 @@ class Service:
             ignore=_askers(call),
         )
 
-        def work(env: Environment) -> Any:
-            return shapes.sealed(checkpoint.checkpoint(self._ctx, env, request))
-
-        return await self._on_environment(params, work)
+        sync = params.flag("sync")
+        made = await self._on_environment(
+            params, lambda env: checkpoint.checkpoint(self._ctx, env, request)
+        )
+        if sync:
+            made = await self._in_thread(lambda: durability.confirm(self._ctx, made))
+        return shapes.sealed(made)
 
     async def _rollback(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from envstack.errors import NotUp, StateError
+from envstack.linux.boot import boot_id
 from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
 
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
-    `faults` says why an environment that is wanted up could not be mounted.
+    `faults` says why an environment that is wanted up could not be mounted. `boot` is the id of
+    the boot that is running.
     """
 
     store: Store
@@ -39,6 +41,7 @@ class Context:
     defer: Callable[[Job], None]
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
+    boot: str = field(default_factory=boot_id)
 
     def keep(self, env: EnvId, clone: int) -> int | None:
         """Keep `clone` from now on, and return the one that was kept until now."""

@@ -12,6 +12,7 @@ from envstack.environment.checkpoint import (
     sealed_chain,
 )
 from envstack.environment.context import now, require_mount, since
+from envstack.environment.durability import make_durable, require_whole
 from envstack.environment.history import (
     count,
     merged_trees,
@@ -37,7 +38,10 @@ SWAP = "swap"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for; `ignore` are the processes that ask, which are no holders."""
+    """What the user asked for; `ignore` are the processes that ask, which are no holders.
+
+    `force`: although somebody is inside, and although the target is damaged.
+    """
 
     rev: str = "@"
     discard: bool = False
@@ -58,22 +62,25 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
 
     What was not sealed is sealed first, as the checkpoint `saved`, unless it is to be discarded.
     Raises NotUp, NotFound, Held while somebody is inside, Damaged where the target has lost a
-    layer.
+    layer, or part of one and `force` is not given.
     """
     began = time.perf_counter()
     mount = require_mount(env)
     target = resolve(ctx, env, request.rev)
     require_layers(ctx, target.chain, target.name)
+    if target.checkpoint and not request.force:
+        require_whole(target.checkpoint)
     if target.chain == env.lowers and is_untouched(ctx, env):
         _point(ctx, env, target)
         return RolledBack(target.name, None, SWAP, None, since(began))
     saved = None if request.discard else _candidate(ctx, env, request.rev)
     stranded = require_strandable(mount, request.ignore, "roll back", force=request.force)
     upper = new_upper(ctx, env)
-    done = swap(ctx, env, mount, _transition(env, target, upper, saved))
+    done = swap(ctx, env, mount, _transition(ctx, env, target, upper, saved))
     ctx.defer(lambda: make_spare(ctx, env))
     kept = done.checkpoint
     if kept:
+        ctx.defer(lambda: make_durable(ctx))
         ctx.defer(lambda: count(ctx, env, kept))
     return RolledBack(
         target.name, kept.id if kept else None, SWAP, None, since(began), stranded=stranded
@@ -81,7 +88,7 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
 
 
 def _transition(
-    env: Environment, target: Revision, upper: LayerId, saved: Checkpoint | None
+    ctx: Context, env: Environment, target: Revision, upper: LayerId, saved: Checkpoint | None
 ) -> Transition:
     old = LayerState.SEALING if saved else LayerState.DISCARDED
     return Transition(
@@ -89,6 +96,7 @@ def _transition(
         after=replace(env, upper=upper, lowers=target.chain, head=target.head),
         states={env.upper: old, upper: LayerState.UPPER},
         checkpoint=saved,
+        boot=ctx.boot,
     )
 
 

@@ -43,6 +43,11 @@ class Step(StrEnum):
     COUNT = "count"
     """Off the path: count what a checkpoint changed."""
 
+    SUM = "sum"
+    """Off the path, but for `--sync`: measure what was sealed, and write that down."""
+    SYNC = "sync"
+    """Likewise: flush the store's file system, and write down what is durable then."""
+
     FORGET = "forget"
     """Purge: delete the rows of an environment."""
     DELETE = "delete"

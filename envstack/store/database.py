@@ -15,29 +15,37 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from envstack.errors import Damaged, EnvstackError, NotFound, StateError
-from envstack.model import (
-    Chain,
-    Checkpoint,
-    CheckpointId,
-    Counts,
-    EnvId,
-    Environment,
-    Layer,
-    LayerId,
-    LayerKind,
-    LayerState,
-)
+from envstack.model import LayerState
 from envstack.store.ballast import Ballast
-from envstack.store.records import (
-    Transition,
-    dump_chain,
-    dump_transition,
-    load_chain,
-    load_transition,
+from envstack.store.records import dump_chain, dump_transition, load_transition
+from envstack.store.rows import (
+    AT_RISK,
+    CHECKPOINT,
+    ENVIRONMENT,
+    LAYER,
+    at_risk_of,
+    checkpoint_of,
+    environment_of,
+    layer_of,
+    values_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from envstack.model import (
+        AtRisk,
+        Chain,
+        Checkpoint,
+        CheckpointId,
+        Counts,
+        EnvId,
+        Environment,
+        Extent,
+        Layer,
+        LayerId,
+    )
+    from envstack.store.records import Transition
 
 _LITTLE_SPACE = 1 << 18
 """Bytes: with less than this free, space is what an error of the database is about."""
@@ -45,18 +53,8 @@ _LITTLE_SPACE = 1 << 18
 _NEEDED = 1 << 17
 """Bytes that a change of state takes at the most, its rows and the directories of an upper."""
 
-FORMAT = 1
+FORMAT = 2
 """`PRAGMA user_version` of the stores that this version writes."""
-
-_ENVIRONMENT = (
-    "id, name, stack_path, project, mount, stack, base, upper, lowers, head, wanted, created_at"
-)
-_LAYER = "id, kind, state, name, source"
-_CHECKPOINT = (
-    "checkpoint.id, checkpoint.env, parent, message, tag, created_at, mode, chain,"
-    " added, modified, deleted, coalesce(layer.state, 'sealed') = 'sealed'"
-    " FROM checkpoint LEFT JOIN layer ON layer.id = json_extract(chain, '$[0]')"
-)
 
 
 class Database:
@@ -149,13 +147,13 @@ class Database:
 
     def environments(self) -> list[Environment]:
         """Return every environment, oldest first."""
-        query = f"SELECT {_ENVIRONMENT} FROM environment ORDER BY created_at, id"
-        return [_environment(row) for row in self._rows(query)]
+        query = f"SELECT {ENVIRONMENT} FROM environment ORDER BY created_at, id"
+        return [environment_of(row) for row in self._rows(query)]
 
     def chain(self, chain: Chain) -> list[Layer]:
         """Return the layers of a chain in its order. Raises Damaged if one has no row."""
-        query = f"SELECT {_LAYER} FROM layer WHERE id IN (SELECT value FROM json_each(?))"
-        found = {row[0]: _layer(row) for row in self._rows(query, dump_chain(chain))}
+        query = f"SELECT {LAYER} FROM layer WHERE id IN (SELECT value FROM json_each(?))"
+        found = {row[0]: layer_of(row) for row in self._rows(query, dump_chain(chain))}
         for layer in chain:
             if layer not in found:
                 raise Damaged(f"layer {layer} is missing from the store's database")
@@ -174,28 +172,40 @@ class Database:
 
     def find_layer(self, layer: LayerId) -> Layer | None:
         """Return one layer, or None if no row has that id."""
-        rows = self._rows(f"SELECT {_LAYER} FROM layer WHERE id = ?", layer)
-        return _layer(rows[0]) if rows else None
+        rows = self._rows(f"SELECT {LAYER} FROM layer WHERE id = ?", layer)
+        return layer_of(rows[0]) if rows else None
 
     def layers(self, env: EnvId | None = None) -> list[Layer]:
         """Return the layers of one environment, or of all."""
-        query = f"SELECT {_LAYER} FROM layer WHERE ?1 IS NULL OR env = ?1"
-        return [_layer(row) for row in self._rows(query, env)]
+        query = f"SELECT {LAYER} FROM layer WHERE ?1 IS NULL OR env = ?1"
+        return [layer_of(row) for row in self._rows(query, env)]
 
     def checkpoints(self, env: EnvId) -> list[Checkpoint]:
         """Return the environment's checkpoints, newest first."""
-        query = f"SELECT {_CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
-        return [_checkpoint(row) for row in self._rows(query, env)]
+        query = f"SELECT {CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
+        return [checkpoint_of(row) for row in self._rows(query, env)]
+
+    def checkpoint(self, checkpoint: CheckpointId) -> Checkpoint:
+        """Return one checkpoint. Raises NotFound if no row has that id."""
+        rows = self._rows(f"SELECT {CHECKPOINT} WHERE checkpoint.id = ?", checkpoint)
+        if not rows:
+            raise NotFound(f"checkpoint {checkpoint} is gone", "envstack log")
+        return checkpoint_of(rows[0])
 
     def checkpoints_on(self, layer: LayerId) -> list[Checkpoint]:
         """Return the checkpoints whose topmost layer this is."""
-        query = f"SELECT {_CHECKPOINT} WHERE json_extract(chain, '$[0]') = ? ORDER BY seq"
-        return [_checkpoint(row) for row in self._rows(query, layer)]
+        query = f"SELECT {CHECKPOINT} WHERE json_extract(chain, '$[0]') = ? ORDER BY seq"
+        return [checkpoint_of(row) for row in self._rows(query, layer)]
 
     def uncounted(self) -> list[Checkpoint]:
         """Return the checkpoints whose changes nobody has counted."""
-        query = f"SELECT {_CHECKPOINT} WHERE added IS NULL ORDER BY seq"
-        return [_checkpoint(row) for row in self._rows(query)]
+        query = f"SELECT {CHECKPOINT} WHERE added IS NULL ORDER BY seq"
+        return [checkpoint_of(row) for row in self._rows(query)]
+
+    def at_risk(self) -> list[AtRisk]:
+        """Return the sealed layers that nobody has made durable, oldest first."""
+        query = f"SELECT {AT_RISK} FROM layer WHERE boot IS NOT NULL AND state <> ? ORDER BY rowid"
+        return [at_risk_of(row) for row in self._rows(query, LayerState.DISCARDED)]
 
     def intent(self, env: EnvId) -> Transition | None:
         """Return what was begun on the environment and neither committed nor abandoned."""
@@ -228,6 +238,31 @@ class Database:
                 (counts.added, counts.modified, counts.deleted, checkpoint),
             )
 
+    def set_extent(self, layer: LayerId, extent: Extent) -> None:
+        """Write down what a sealed layer holds, while it is at risk."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE layer SET files = ?, bytes = ? WHERE id = ?",
+                (extent.files, extent.bytes, layer),
+            )
+
+    def set_boot(self, layers: Iterable[LayerId], boot: str | None) -> None:
+        """Say in which boot layers were seen whole last; None: they are durable."""
+        with self._transaction() as connection:
+            _set_boot(connection, layers, boot)
+
+    def condemn(self, layer: LayerId, damage: str) -> None:
+        """Say of each checkpoint so far that stands on a layer what is wrong with it.
+
+        What is sealed on it from now on is that what is there.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE checkpoint SET damage = ? WHERE damage IS NULL AND instr(chain, ?)",
+                (damage, layer),
+            )
+            _set_boot(connection, (layer,), None)
+
     def begin(self, transition: Transition) -> None:
         """Write down an intent, before anything is done about it.
 
@@ -244,9 +279,9 @@ class Database:
                     (env.id, dump_transition(transition)),
                 )
                 connection.execute(
-                    f"INSERT OR IGNORE INTO environment ({_ENVIRONMENT})"
+                    f"INSERT OR IGNORE INTO environment ({ENVIRONMENT})"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
-                    _columns(env)[:10] + _columns(env)[11:],
+                    values_of(env)[:10] + values_of(env)[11:],
                 )
                 if not connection.execute(
                     "SELECT 1 FROM environment WHERE id = ?", (env.id,)
@@ -266,12 +301,13 @@ class Database:
                 " 'wanted', wanted) FROM environment WHERE id = ?",
                 (env.id,),
             ).fetchone()[0]
-            columns = _columns(env)
+            columns = values_of(env)
             connection.execute(
-                f"UPDATE environment SET ({_ENVIRONMENT}) = (?,?,?,?,?,?,?,?,?,?,?,?) WHERE id = ?",
+                f"UPDATE environment SET ({ENVIRONMENT}) = (?,?,?,?,?,?,?,?,?,?,?,?) WHERE id = ?",
                 (*columns, env.id),
             )
             _set_states(connection, transition.states)
+            _set_boot(connection, transition.sealed, transition.boot)
             if transition.checkpoint:
                 _insert_checkpoint(connection, transition.checkpoint)
             connection.execute("DELETE FROM intent WHERE env = ?", (env.id,))
@@ -301,7 +337,7 @@ class Database:
 
 
 def _require_known_format(path: bytes) -> None:
-    """Raise Damaged for a newer store.
+    """Raise Damaged for a newer store, and for one that was never released.
 
     Read-only, because closing the last connection that may write would move what the newer daemon
     committed last from its write-ahead log into the database (sqlite.org/wal.html).
@@ -317,12 +353,22 @@ def _require_known_format(path: bytes) -> None:
             f"the store has format {found}; this version of envstack knows {FORMAT}",
             "use the newer envstack that wrote it",
         )
+    if 0 < found < FORMAT:
+        raise Damaged(
+            f"the store has format {found}, which was never released", "move the store aside"
+        )
 
 
 def _set_states(connection: sqlite3.Connection, states: dict[LayerId, LayerState]) -> None:
     connection.executemany(
         "UPDATE layer SET state = ? WHERE id = ?",
         [(state, layer) for layer, state in states.items()],
+    )
+
+
+def _set_boot(connection: sqlite3.Connection, layers: Iterable[LayerId], boot: str | None) -> None:
+    connection.executemany(
+        "UPDATE layer SET boot = ? WHERE id = ?", [(boot, layer) for layer in layers]
     )
 
 
@@ -336,55 +382,4 @@ def _insert_checkpoint(connection: sqlite3.Connection, row: Checkpoint) -> None:
             dump_chain(row.chain),
             *((counts.added, counts.modified, counts.deleted) if counts else (None, None, None)),
         ),
-    )
-
-
-def _columns(env: Environment) -> tuple[Any, ...]:
-    return (
-        *(env.id, env.name, env.stack_path, env.project, env.mount, env.stack),
-        *(dump_chain(env.base), env.upper, dump_chain(env.lowers), env.head),
-        *(int(env.wanted), env.created_at),
-    )
-
-
-def _environment(row: tuple[Any, ...]) -> Environment:
-    return Environment(
-        id=EnvId(row[0]),
-        name=row[1],
-        stack_path=row[2],
-        project=row[3],
-        mount=row[4],
-        stack=row[5],
-        base=load_chain(row[6]),
-        upper=LayerId(row[7]),
-        lowers=load_chain(row[8]),
-        head=row[9],
-        wanted=bool(row[10]),
-        created_at=row[11],
-    )
-
-
-def _layer(row: tuple[Any, ...]) -> Layer:
-    return Layer(
-        id=LayerId(row[0]),
-        kind=LayerKind(row[1]),
-        state=LayerState(row[2]),
-        name=row[3],
-        source=row[4],
-    )
-
-
-def _checkpoint(row: tuple[Any, ...]) -> Checkpoint:
-    counts = None if row[8] is None else Counts(row[8], row[9], row[10])
-    return Checkpoint(
-        id=CheckpointId(row[0]),
-        env=EnvId(row[1]),
-        parent=row[2],
-        message=row[3],
-        tag=row[4],
-        created_at=row[5],
-        mode=row[6],
-        chain=load_chain(row[7]),
-        changes=counts,
-        sealed=bool(row[11]),
     )

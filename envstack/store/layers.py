@@ -119,6 +119,7 @@ class Layers:
                 os.rename(place, doomed)
             except FileNotFoundError:
                 continue
+            _sync_directory(self._layers)  # else a power cut may bring back what nobody knows
             remove(doomed)
 
     def names(self) -> Iterator[LayerId]:
@@ -143,10 +144,12 @@ class Layers:
 
 
 def _write_record(directory: bytes, record: dict[str, Any]) -> None:
-    """Write `layer.json` by rename, so that a reader sees the old or the new one."""
+    """Write `layer.json` by rename, so that a reader sees the old or the new one, whole."""
     fresh = os.path.join(directory, b"layer.json.new")
     with open(fresh, "w", encoding="ascii") as file:
         json.dump(record, file, default=os.fsdecode)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
     os.rename(fresh, os.path.join(directory, b"layer.json"))
 
 

@@ -19,10 +19,16 @@ CREATE TABLE layer (
     kind    TEXT NOT NULL,
     state   TEXT NOT NULL,
     name    TEXT,
-    source  BLOB
+    source  BLOB,
+    -- The boot in which it was sealed; NULL when it is durable, or is no sealed layer as yet.
+    boot    TEXT,
+    -- What it held then; NULL until it is known.
+    files   INTEGER,
+    bytes   INTEGER
 ) STRICT;
 
 CREATE INDEX layer_of_env ON layer (env);
+CREATE INDEX layer_at_risk ON layer (boot) WHERE boot IS NOT NULL;
 
 CREATE TABLE checkpoint (
     seq         INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -37,6 +43,8 @@ CREATE TABLE checkpoint (
     added       INTEGER,
     modified    INTEGER,
     deleted     INTEGER,
+    -- What is wrong with it; NULL while nothing is known.
+    damage      TEXT,
     UNIQUE (env, tag)
 ) STRICT;
 

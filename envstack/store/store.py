@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from envstack.errors import Damaged
 from envstack.model import Chain, LayerKind
 from envstack.store.database import Database
+from envstack.store.disk import Disk
 from envstack.store.layers import Layers
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """A context manager over the store at `home`; `db` and `layers` are its two halves."""
+    """A context manager over the store at `home`: `db`, `layers`, and the `disk` under both."""
 
     def __init__(self, home: bytes) -> None:
         self.home = home
@@ -26,13 +27,15 @@ class Store:
             os.mkdir(home, 0o700)
         database = os.path.join(home, b"meta.db")
         _require_database(database, os.path.join(home, b"layers"))
-        # First the database: a store of a newer format is left untouched.
-        self.db = Database(database)
-        try:
+        with ExitStack() as undo:
+            # Before all else, so that no error of writing is missed.
+            self.disk = Disk(home)
+            undo.callback(self.disk.close)
+            # Then the database: a store of a newer format is left untouched.
+            self.db = Database(database)
+            undo.callback(self.db.close)
             self.layers = Layers(home)
-        except BaseException:
-            self.db.close()
-            raise
+            undo.pop_all()
 
     def __enter__(self) -> Store:
         return self
@@ -44,6 +47,7 @@ class Store:
         traceback: TracebackType | None,
     ) -> None:
         self.db.close()
+        self.disk.close()
 
     def tree(self, layer: Layer) -> bytes:
         """Return the directory that holds a layer's tree: the user's own for one by reference."""

@@ -125,6 +125,7 @@ _SWAP = (
     *(Step.REGISTER, Step.PREPARE, Step.BUILD, Step.LOCK, Step.BENEATH, Step.DETACH, Step.COMMIT),
     *(Step.SEAL, Step.RECORD, Step.SPARE),
 )
+_SEALED = (Step.SUM, Step.SYNC, Step.COUNT)
 _DOWN = (Step.REGISTER, Step.UNMOUNT, Step.COMMIT)
 
 OPERATIONS = (
@@ -136,13 +137,19 @@ OPERATIONS = (
         (Step.STAGE, Step.COPY, Step.PUBLISH, *_UP, Step.SPARE),
     ),
     Operation("up-again", _down, Crashbox.up, (*_UP, Step.SPARE)),
-    Operation("checkpoint", _dirty, Crashbox.checkpoint, (*_SWAP, Step.COUNT)),
+    Operation("checkpoint", _dirty, Crashbox.checkpoint, (*_SWAP, *_SEALED)),
+    Operation(
+        "checkpoint-with-sync",
+        _dirty,
+        lambda box: box.checkpoint(sync=True),
+        (*_SWAP, *_SEALED),
+    ),
     Operation("checkpoint-of-nothing", _checkpoint_of_nothing, Crashbox.checkpoint, (Step.COMMIT,)),
     Operation(
         "rollback-with-saved",
         _dirty_to_save,
         lambda box: box.rollback("first"),
-        (*_SWAP, Step.COUNT),
+        (*_SWAP, *_SEALED),
     ),
     Operation(
         "rollback-without-changes",
