@@ -106,6 +106,7 @@ class Layers:
     def drop_work(self, layer: LayerId) -> None:
         """Remove the workdir of an upper that has become a layer."""
         remove(self.work(layer))
+        _sync_directory(self._path(layer))  # before it is said that there is none
 
     def delete(self, layer: LayerId) -> None:
         """Delete a layer with all it holds, built or half built; one not there is no error.

@@ -220,7 +220,7 @@ def test_a_checkpoint_is_sealed_when_its_topmost_layer_is(store: Store, state: L
     store.db.begin(transition)
     store.db.commit(transition, NOW)
     (row,) = store.db.checkpoints(ENV.id)
-    assert row == replace(ROW, sealed=state is LayerState.SEALED)
+    assert row == replace(ROW, sealed=state is LayerState.SEALED, durable=True)
     assert store.db.uncounted() == [row]
     store.db.set_counts(row.id, Counts(1, 2, 3))
     assert store.db.uncounted() == []
