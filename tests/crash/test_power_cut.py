@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ KINDS = ("ext4", "xfs", "btrfs")
 CUTS = 60 if os.environ.get("ENVSTACK_CRASH") == "all" else 8
 _LONGEST_PAUSE = 0.5
 _WITHIN = 20.0
+_HOLDING = 0.3
+"""How often the worker begins, or ends, to hold what keeps layers from being sealed."""
 
 
 @pytest.fixture(params=KINDS)
@@ -42,6 +45,16 @@ def machine(request: pytest.FixtureRequest, ground: Ground, nursery: Nursery) ->
     with Machine(request.param, ground, nursery) as made:
         made.box.up()
         yield made
+
+
+@contextmanager
+def unsealable(box: Crashbox) -> Iterator[None]:
+    """Hold an unlinked file: the superblock's lock, which flushes all that is written, waits."""
+    path = box.merged / "held"
+    path.touch()
+    with path.open("rb"):
+        path.unlink()
+        yield
 
 
 @dataclass
@@ -55,11 +68,16 @@ class Session:
 
     def work(self) -> None:
         """Edit, checkpoint and roll back until told to end."""
-        while not self.ended.is_set():
-            for _ in range(self.chance.randrange(6)):
-                self._edit()
-            self._step()
-            self.durable.update(row["id"] for row in self.box.log() if row["durable"])
+        with ExitStack() as held:
+            while not self.ended.is_set():
+                for _ in range(self.chance.randrange(6)):
+                    self._edit()
+                if self.chance.random() < _HOLDING:
+                    held.enter_context(unsealable(self.box))
+                self._step()
+                self.durable.update(row["id"] for row in self.box.log() if row["durable"])
+                if self.chance.random() < _HOLDING:
+                    held.close()
 
     def _edit(self) -> None:
         merged = self.box.merged
@@ -173,6 +191,23 @@ def check_going_on(box: Crashbox) -> None:
     assert [line for line in said if " ERROR " in line and ": damage: " not in line] == []
 
 
+@pytest.mark.parametrize("way", ["sync", "in the background", "sync of nothing"])
+def test_what_is_told_to_be_durable_is_on_the_disk_at_that_instant(
+    machine: Machine, way: str
+) -> None:
+    box = machine.box
+    apply(box.merged, write("large", "x" * 100_000), write("small", "x"))
+    tree = box.shown()
+    with unsealable(box):
+        made = box.checkpoint(sync=way == "sync")["id"]
+        if way == "sync of nothing":
+            made = box.checkpoint(sync=True)["id"]
+        waiting.until(lambda: bool(box.log()[0]["durable"]), "durability", _WITHIN)
+        disk = machine.cut()
+    box.known[made] = tree
+    check(machine, Cut(disk, frozenset({made})))
+
+
 CASES = {
     Step.SUM: "before anybody knew that it is whole",
     Step.SYNC: "entries with",
@@ -185,11 +220,10 @@ def test_what_was_not_durable_is_damaged_where_the_cut_took_part_of_it(
 ) -> None:
     box = machine.box
     first = box.checkpoint("first", sync=True)["id"]
-    apply(box.merged, write("gone"), write("large", "x" * 100_000))
-    with (box.merged / "gone").open("rb"):  # so that the superblock's lock cannot flush it
-        (box.merged / "gone").unlink()
+    apply(box.merged, write("large", "x" * 100_000))
+    with unsealable(box):
         box.orders.give(Order(PAUSE, step))
-        lost = box.checkpoint("lost", force=True)
+        lost = box.checkpoint("lost")
         waiting.until(lambda: step in box.orders.seen(), f"a pause before {step}")
         above = box.checkpoint("on top of it")
         assert not any(row["durable"] for row in box.log() if row["id"] != first)
