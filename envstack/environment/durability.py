@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from envstack.environment.context import since
 from envstack.environment.steps import Step
 from envstack.errors import Damaged, EnvstackError
+from envstack.overlay.root import is_dressed
 from envstack.store.extent import measure
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def _damage(ctx: Context, row: AtRisk) -> str | None:
         found = measure(ctx.store.layers.fs(row.layer))
     except OSError as error:
         return f"the machine went down, and layer {row.layer} cannot be read: {error.strerror}"
+    if not is_dressed(ctx.store.layers.fs(row.layer)):
+        return f"the machine went down, and the root of layer {row.layer} lost its mode and owner"
     if found == row.extent:
         return None
     return (
