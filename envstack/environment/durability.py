@@ -11,6 +11,7 @@ as damaged. One flush serves all that was sealed before it began, in every envir
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ def _make_durable(ctx: Context) -> None:
     try:
         ctx.store.disk.flush()
     except OSError as error:
-        damage = f"the disk failed when it was written: {error.strerror}"
+        damage = f"the disk failed to write it: {os.strerror(error.errno or 0)}"
         for row in risky:
             _condemn(ctx, row, damage)
         ctx.store.disk.forget()
