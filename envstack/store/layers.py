@@ -104,9 +104,10 @@ class Layers:
             raise Damaged(f"layer {layer} is gone from the store", "put the store back") from None
 
     def drop_work(self, layer: LayerId) -> None:
-        """Remove the workdir of an upper that has become a layer."""
+        """Remove the workdir of an upper that has become a layer, durably; gone is no error."""
         remove(self.work(layer))
-        _sync_directory(self._path(layer))  # before it is said that there is none
+        with suppress(FileNotFoundError):
+            _sync_directory(self._path(layer))
 
     def delete(self, layer: LayerId) -> None:
         """Delete a layer with all it holds, built or half built; one not there is no error.

@@ -13,11 +13,13 @@ import pytest
 
 from envstack.errors import Damaged, EnvstackError, NotFound, StateError
 from envstack.model import (
+    AtRisk,
     Checkpoint,
     CheckpointId,
     Counts,
     EnvId,
     Environment,
+    Extent,
     Layer,
     LayerId,
     LayerKind,
@@ -106,6 +108,15 @@ def test_a_newer_store_is_left_untouched(store: Store, home: Path) -> None:
         Store(os.fsencode(home))
     assert f"format {FORMAT + 1}" in caught.value.message
     assert files(home) == before
+
+
+def test_an_older_store_that_was_never_released_is_refused(store: Store, home: Path) -> None:
+    store.db.close()
+    with closing(sqlite3.connect(home / "meta.db")) as connection:
+        connection.execute(f"PRAGMA user_version = {FORMAT - 1}")
+    with pytest.raises(Damaged) as caught:
+        Store(os.fsencode(home))
+    assert "move the store aside" in caught.value.hint
 
 
 def test_a_newer_store_whose_daemon_was_killed_is_left_untouched(store: Store, home: Path) -> None:
@@ -225,6 +236,32 @@ def test_a_checkpoint_is_sealed_when_its_topmost_layer_is(store: Store, state: L
     store.db.set_counts(row.id, Counts(1, 2, 3))
     assert store.db.uncounted() == []
     assert store.db.checkpoints(ENV.id)[0].changes == Counts(1, 2, 3)
+
+
+def test_what_is_sealed_is_at_risk_until_it_is_durable(store: Store) -> None:
+    states = {UPPER.id: LayerState.SEALING}
+    transition = Transition(Op.CHECKPOINT, replace(ENV, head=ROW.id), states, ROW, "this boot")
+    store.db.begin(transition)
+    assert store.db.intent(ENV.id) == transition
+    store.db.commit(transition, NOW)
+    assert store.db.at_risk() == [AtRisk(UPPER.id, "this boot", None)]
+    store.db.set_extent(UPPER.id, Extent(3, 1 << 40))
+    assert store.db.at_risk() == [AtRisk(UPPER.id, "this boot", Extent(3, 1 << 40))]
+    assert not store.db.checkpoint(ROW.id).durable
+    store.db.set_boot([UPPER.id], None)
+    assert store.db.at_risk() == []
+    assert store.db.checkpoint(ROW.id).durable
+
+
+def test_damage_is_of_every_checkpoint_on_the_layer(store: Store) -> None:
+    other = replace(ROW, id=CheckpointId("d" * 16), tag=None, chain=(BASE.id,))
+    above = replace(ROW, id=CheckpointId("e" * 16), tag=None, chain=(LayerId("f" * 16), *ROW.chain))
+    for row in (ROW, other, above):
+        store.db.commit(Transition(Op.CHECKPOINT, replace(ENV, head=row.id), {}, row), NOW)
+    store.db.condemn(UPPER.id, "it is gone")
+    damage = {row.id: row.damage for row in store.db.checkpoints(ENV.id)}
+    assert damage == {ROW.id: "it is gone", other.id: None, above.id: "it is gone"}
+    assert {row.id for row in store.db.checkpoints(ENV.id) if row.durable} == {other.id}
 
 
 def test_one_mount_point_belongs_to_one_environment(store: Store) -> None:
