@@ -54,7 +54,7 @@ def confirm(ctx: Context, made: Sealed) -> Sealed:
 
 
 def _make_durable(ctx: Context) -> None:
-    risky = [row for row in ctx.store.db.at_risk() if row.boot == ctx.boot]
+    risky = [row for row in ctx.store.risks.all() if row.boot == ctx.boot]
     if not risky:
         return
     ctx.announce(Step.SUM)
@@ -70,7 +70,7 @@ def _make_durable(ctx: Context) -> None:
             _condemn(ctx, row, damage)
         ctx.store.disk.forget()
     else:
-        ctx.store.db.set_boot([row.layer for row in risky], None)
+        ctx.store.risks.over(row.layer for row in risky)
 
 
 def _measure(ctx: Context, row: AtRisk) -> None:
@@ -80,12 +80,12 @@ def _measure(ctx: Context, row: AtRisk) -> None:
     except OSError as error:
         _log.warning("layer %s cannot be measured: %s", row.layer, error)
     else:
-        ctx.store.db.set_extent(row.layer, extent)
+        ctx.store.risks.measured(row.layer, extent)
 
 
 def take_up(ctx: Context) -> None:
     """Judge what was sealed before the machine went down, and go on with what was sealed since."""
-    risky = ctx.store.db.at_risk()
+    risky = ctx.store.risks.all()
     for row in risky:
         if row.boot != ctx.boot:
             _judge_or_put_off(ctx, row)
@@ -105,7 +105,7 @@ def _judge_or_put_off(ctx: Context, row: AtRisk) -> None:
 def _judge(ctx: Context, row: AtRisk) -> bool:
     damage = _damage(ctx, row)
     if damage is None:
-        ctx.store.db.set_boot([row.layer], ctx.boot)
+        ctx.store.risks.found_whole(row.layer, ctx.boot)
     else:
         _condemn(ctx, row, damage)
     return True
@@ -135,7 +135,7 @@ def _words(extent: Extent) -> str:
 
 def _condemn(ctx: Context, row: AtRisk, damage: str) -> None:
     _log.error("damage: layer %s: %s", row.layer, damage)
-    ctx.store.db.condemn(row.layer, damage)
+    ctx.store.risks.condemn(row.layer, damage)
 
 
 def require_whole(checkpoint: Checkpoint) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from envstack.environment.steps import Step
 from envstack.environment.swap import layer_trees
 from envstack.errors import NotFound, StateError, UsageError
-from envstack.model import BASE, ChangeType, Counts
+from envstack.model import BASE, ChangeType, Counts, LayerKind
 from envstack.overlay.diff import LayerTree, diff
 
 if TYPE_CHECKING:
@@ -123,7 +123,16 @@ def count(ctx: Context, env: Environment, checkpoint: Checkpoint) -> bool:
     ctx.announce(Step.COUNT)
     if not ctx.store.db.knows(env.id):
         return True
-    parent = resolve(ctx, env, checkpoint.parent or BASE)
-    changes = diff(layer_trees(ctx, parent.chain), layer_trees(ctx, checkpoint.chain))
+    if checkpoint.parent:
+        before = resolve(ctx, env, checkpoint.parent).chain
+    else:
+        before = _stack_below(ctx, checkpoint.chain)
+    changes = diff(layer_trees(ctx, before), layer_trees(ctx, checkpoint.chain))
     ctx.store.db.set_counts(checkpoint.id, tally(changes))
     return True
+
+
+def _stack_below(ctx: Context, chain: Chain) -> Chain:
+    """Return what of a chain a stack file made; the environment's own may be another by now."""
+    layers = ctx.store.db.chain(chain)
+    return tuple(layer.id for layer in layers if layer.kind is not LayerKind.UPPER)

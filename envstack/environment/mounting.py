@@ -33,14 +33,12 @@ def mount(ctx: Context, env: Environment) -> None:
     on it would break at their next copy-up) or the mount point cannot serve.
     """
     require_layers(ctx, env.lowers, f"environment {env.name!r}")
-    _require_bare(env)
-    _check_mount_point(ctx, env)
+    prepare_mount_point(ctx, env)
     if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
         raise StateError(
             f"processes on a mount that was taken away still use the upper of {env.name!r}",
             "end them, then: envstack up",
         )
-    make_mount_point(env)
     ctx.announce(Step.PREPARE)
     _prepare(ctx, env)
     ctx.announce(Step.BUILD)
@@ -51,6 +49,13 @@ def mount(ctx: Context, env: Environment) -> None:
         ctx.keep(env.id, overlay.clone(new))
     finally:
         os.close(new)
+
+
+def prepare_mount_point(ctx: Context, env: Environment) -> None:
+    """Make the mount point if it is missing. Raises StateError where it cannot serve."""
+    _require_bare(env)
+    _check_mount_point(ctx, env)
+    make_mount_point(env)
 
 
 def _prepare(ctx: Context, env: Environment) -> None:

@@ -1,17 +1,15 @@
-"""Rows of the database as values of the model: which columns they are, and how they are read."""
+"""Rows of the database as values of the model, and back: which columns stand in which order."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from envstack.model import (
-    AtRisk,
     Checkpoint,
     CheckpointId,
     Counts,
     EnvId,
     Environment,
-    Extent,
     Layer,
     LayerId,
     LayerKind,
@@ -19,24 +17,21 @@ from envstack.model import (
 )
 from envstack.store.records import dump_chain, load_chain
 
-Row = tuple[Any, ...]
-
 ENVIRONMENT = (
     "id, name, stack_path, project, mount, stack, base, upper, lowers, head, wanted, created_at"
 )
-LAYER = "id, kind, state, name, source"
-AT_RISK = "id, boot, files, bytes"
+LAYER = "id, kind, state, name, source, key"
 CHECKPOINT = (
     "checkpoint.id, checkpoint.env, parent, message, tag, created_at, mode, chain,"
     " added, modified, deleted, coalesce(layer.state, 'sealed') = 'sealed', damage,"
-    " NOT EXISTS (SELECT 1 FROM layer AS risky WHERE risky.boot IS NOT NULL"
-    " AND instr(chain, risky.id))"
+    " NOT EXISTS (SELECT 1 FROM layer AS risky"
+    " WHERE risky.boot IS NOT NULL AND instr(chain, risky.id))"
     " FROM checkpoint LEFT JOIN layer ON layer.id = json_extract(chain, '$[0]')"
 )
 
 
-def values_of(env: Environment) -> Row:
-    """Return an environment as the values of its columns."""
+def columns(env: Environment) -> tuple[Any, ...]:
+    """Return what `ENVIRONMENT` names of an environment."""
     return (
         *(env.id, env.name, env.stack_path, env.project, env.mount, env.stack),
         *(dump_chain(env.base), env.upper, dump_chain(env.lowers), env.head),
@@ -44,8 +39,8 @@ def values_of(env: Environment) -> Row:
     )
 
 
-def environment_of(row: Row) -> Environment:
-    """Return a row of `ENVIRONMENT`."""
+def environment(row: tuple[Any, ...]) -> Environment:
+    """Return the environment of a row of `ENVIRONMENT`."""
     return Environment(
         id=EnvId(row[0]),
         name=row[1],
@@ -62,25 +57,20 @@ def environment_of(row: Row) -> Environment:
     )
 
 
-def layer_of(row: Row) -> Layer:
-    """Return a row of `LAYER`."""
+def layer(row: tuple[Any, ...]) -> Layer:
+    """Return the layer of a row of `LAYER`."""
     return Layer(
         id=LayerId(row[0]),
         kind=LayerKind(row[1]),
         state=LayerState(row[2]),
         name=row[3],
         source=row[4],
+        key=row[5],
     )
 
 
-def at_risk_of(row: Row) -> AtRisk:
-    """Return a row of `AT_RISK`."""
-    extent = None if row[2] is None else Extent(row[2], row[3])
-    return AtRisk(LayerId(row[0]), row[1], extent)
-
-
-def checkpoint_of(row: Row) -> Checkpoint:
-    """Return a row of `CHECKPOINT`."""
+def checkpoint(row: tuple[Any, ...]) -> Checkpoint:
+    """Return the checkpoint of a row of `CHECKPOINT`."""
     counts = None if row[8] is None else Counts(row[8], row[9], row[10])
     return Checkpoint(
         id=CheckpointId(row[0]),

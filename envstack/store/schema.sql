@@ -20,6 +20,7 @@ CREATE TABLE layer (
     state   TEXT NOT NULL,
     name    TEXT,
     source  BLOB,
+    key     TEXT,
     -- The boot in which it was sealed; NULL when it is durable, or is no sealed layer as yet.
     boot    TEXT,
     -- What it held then; NULL until it is known.
@@ -52,6 +53,14 @@ CREATE TABLE checkpoint (
 CREATE TABLE intent (
     env         TEXT PRIMARY KEY,
     transition  TEXT NOT NULL
+) STRICT;
+
+-- The commands of stack files that somebody said yes to: the content by its digest.
+CREATE TABLE trust (
+    stack_path  BLOB NOT NULL,
+    digest      TEXT NOT NULL,
+    at          TEXT NOT NULL,
+    PRIMARY KEY (stack_path, digest)
 ) STRICT;
 
 -- What was done, from what to what; undo reads it.

@@ -11,6 +11,8 @@ from envstack.model import Chain, LayerKind
 from envstack.store.database import Database
 from envstack.store.disk import Disk
 from envstack.store.layers import Layers
+from envstack.store.risks import Risks
+from envstack.store.trust import Trust
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """A context manager over the store at `home`: `db`, `layers`, and the `disk` under both."""
+    """A context manager over the store at `home`; `db` and `layers` are its two halves.
+
+    `trust` and `risks` are parts of `db`; `disk` is what all of it lies on.
+    """
 
     def __init__(self, home: bytes) -> None:
         self.home = home
@@ -28,12 +33,14 @@ class Store:
         database = os.path.join(home, b"meta.db")
         _require_database(database, os.path.join(home, b"layers"))
         with ExitStack() as undo:
-            # Before all else, so that no error of writing is missed.
+            # Before anything is written, so that no failure of that is missed.
             self.disk = Disk(home)
             undo.callback(self.disk.close)
             # Then the database: a store of a newer format is left untouched.
             self.db = Database(database)
             undo.callback(self.db.close)
+            self.trust = Trust(self.db)
+            self.risks = Risks(self.db)
             self.layers = Layers(home)
             undo.pop_all()
 

@@ -110,15 +110,6 @@ def test_a_newer_store_is_left_untouched(store: Store, home: Path) -> None:
     assert files(home) == before
 
 
-def test_an_older_store_that_was_never_released_is_refused(store: Store, home: Path) -> None:
-    store.db.close()
-    with closing(sqlite3.connect(home / "meta.db")) as connection:
-        connection.execute(f"PRAGMA user_version = {FORMAT - 1}")
-    with pytest.raises(Damaged) as caught:
-        Store(os.fsencode(home))
-    assert "move the store aside" in caught.value.hint
-
-
 def test_a_newer_store_whose_daemon_was_killed_is_left_untouched(store: Store, home: Path) -> None:
     """What it committed last is in the write-ahead log, and is its own to take over."""
     with closing(sqlite3.connect(home / "meta.db")) as connection:
@@ -244,12 +235,12 @@ def test_what_is_sealed_is_at_risk_until_it_is_durable(store: Store) -> None:
     store.db.begin(transition)
     assert store.db.intent(ENV.id) == transition
     store.db.commit(transition, NOW)
-    assert store.db.at_risk() == [AtRisk(UPPER.id, "this boot", None)]
-    store.db.set_extent(UPPER.id, Extent(3, 1 << 40))
-    assert store.db.at_risk() == [AtRisk(UPPER.id, "this boot", Extent(3, 1 << 40))]
+    assert store.risks.all() == [AtRisk(UPPER.id, "this boot", None)]
+    store.risks.measured(UPPER.id, Extent(3, 1 << 40))
+    assert store.risks.all() == [AtRisk(UPPER.id, "this boot", Extent(3, 1 << 40))]
     assert not store.db.checkpoint(ROW.id).durable
-    store.db.set_boot([UPPER.id], None)
-    assert store.db.at_risk() == []
+    store.risks.over([UPPER.id])
+    assert store.risks.all() == []
     assert store.db.checkpoint(ROW.id).durable
 
 
@@ -258,7 +249,7 @@ def test_damage_is_of_every_checkpoint_on_the_layer(store: Store) -> None:
     above = replace(ROW, id=CheckpointId("e" * 16), tag=None, chain=(LayerId("f" * 16), *ROW.chain))
     for row in (ROW, other, above):
         store.db.commit(Transition(Op.CHECKPOINT, replace(ENV, head=row.id), {}, row), NOW)
-    store.db.condemn(UPPER.id, "it is gone")
+    store.risks.condemn(UPPER.id, "it is gone")
     damage = {row.id: row.damage for row in store.db.checkpoints(ENV.id)}
     assert damage == {ROW.id: "it is gone", other.id: None, above.id: "it is gone"}
     assert {row.id for row in store.db.checkpoints(ENV.id) if row.durable} == {other.id}
