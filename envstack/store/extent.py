@@ -12,7 +12,7 @@ from envstack.overlay.descent import Descent
 def measure(tree: bytes) -> Extent:
     """Return how many entries lie below `tree` and how many bytes, a file of many names once.
 
-    Of any depth: 3 us an entry. Raises OSError.
+    The tree may be of any depth, and must not change meanwhile. Raises OSError.
     """
     census = _Census()
     with Descent([tree]) as place:

@@ -134,10 +134,8 @@ def test_the_environment_can_be_used_while_a_checkpoint_is_synced(engine: Engine
 
 
 def test_one_flush_serves_all_that_was_sealed_before_it(engine: Engine) -> None:
-    engine.at[Step.SUM] = never
     for number in range(5):
-        engine.write(f"file{number}")
-        engine.checkpoint()
+        at_risk(engine, Step.SUM, f"file{number}")
     flushed: list[int] = []
     engine.at = {Step.SYNC: lambda: flushed.append(1)}
     engine.write("last")
