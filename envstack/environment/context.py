@@ -14,6 +14,7 @@ from envstack.linux.boot import boot_id
 from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
+    from envstack.environment.drift import Look
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
@@ -44,8 +45,8 @@ class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
 
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
-    `faults` says why an environment that is wanted up could not be mounted. `boot` is the id of
-    the boot that is running.
+    `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
+    of the layers below one that is. `boot` is the id of the boot that is running.
     """
 
     store: Store
@@ -54,6 +55,7 @@ class Context:
     launcher: Launcher
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
+    looks: dict[EnvId, Look] = field(default_factory=dict)
     boot: str = field(default_factory=boot_id)
 
     def keep(self, env: EnvId, clone: int) -> int | None:
@@ -64,6 +66,7 @@ class Context:
 
     def release(self, env: EnvId) -> None:
         """Let the kept clone go; the superblock is synced here if it was the last reference."""
+        self.looks.pop(env, None)
         clone = self.kept.pop(env, None)
         if clone is not None:
             os.close(clone)

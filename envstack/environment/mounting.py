@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from envstack.environment import drift
 from envstack.environment.context import covered
 from envstack.environment.steps import Step
 from envstack.environment.swap import build, dress_root, prepare_upper
@@ -40,6 +41,7 @@ def mount(ctx: Context, env: Environment) -> None:
             "end them, then: envstack up",
         )
     ctx.announce(Step.PREPARE)
+    drift.forget(ctx, env)
     _prepare(ctx, env)
     ctx.announce(Step.BUILD)
     new = build(ctx, env)
@@ -49,6 +51,7 @@ def mount(ctx: Context, env: Environment) -> None:
         ctx.keep(env.id, overlay.clone(new))
     finally:
         os.close(new)
+    drift.watch(ctx, env)
 
 
 def prepare_mount_point(ctx: Context, env: Environment) -> None:

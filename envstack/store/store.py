@@ -10,6 +10,7 @@ from envstack.errors import Damaged
 from envstack.model import Chain, LayerKind
 from envstack.store.database import Database
 from envstack.store.disk import Disk
+from envstack.store.fingerprints import Fingerprints
 from envstack.store.layers import Layers
 from envstack.store.risks import Risks
 from envstack.store.trust import Trust
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Store:
     """A context manager over the store at `home`; `db` and `layers` are its two halves.
 
-    `trust` and `risks` are parts of `db`; `disk` is what all of it lies on.
+    `trust`, `fingerprints` and `risks` are parts of `db`; `disk` is what all of it lies on.
     """
 
     def __init__(self, home: bytes) -> None:
@@ -41,6 +42,7 @@ class Store:
             undo.callback(self.db.close)
             self.trust = Trust(self.db)
             self.risks = Risks(self.db)
+            self.fingerprints = Fingerprints(self.db)
             self.layers = Layers(home)
             undo.pop_all()
 

@@ -37,7 +37,7 @@ MOUNT_CALLS = {
 _DATABASE = {"pwrite64", "fdatasync"}
 _UPPER = {"mkdir", "fsync", "rename"}
 FILE_CALLS = {
-    "up-with-a-copy": _DATABASE | _UPPER | {"syncfs", "ftruncate"},
+    "up-with-a-copy": _DATABASE | _UPPER | {"syncfs", "ftruncate", "unlinkat"},
     "checkpoint": _DATABASE | _UPPER | {"unlinkat", "syncfs"},
     "rollback-with-discard": _DATABASE | _UPPER | {"unlinkat"},
     "purge": _DATABASE | {"rename", "fsync", "unlink", "unlinkat"},
