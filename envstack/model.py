@@ -97,6 +97,27 @@ class Layer:
     key: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a tree holds: its entries, the root aside, and the bytes of its regular files."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AtRisk:
+    """A sealed layer that a power cut may harm.
+
+    `boot` is the id of the boot in which it was sealed, or found whole; `extent` is None until it
+    was measured.
+    """
+
+    layer: LayerId
+    boot: str
+    extent: Extent | None
+
+
 Chain = tuple[LayerId, ...]
 """The layers under an upper, topmost first, as the kernel takes them."""
 
@@ -139,7 +160,8 @@ class Drift:
 class Checkpoint:
     """A named point of history. `created_at` is RFC 3339 in UTC; `changes` is None until counted.
 
-    `sealed` tells whether its topmost layer is out of everybody's reach by now.
+    `sealed` tells whether its topmost layer is out of everybody's reach by now, `durable` whether
+    all of its layers would outlive a power cut, `damage` what a power cut or the disk did to them.
     """
 
     id: CheckpointId
@@ -152,6 +174,8 @@ class Checkpoint:
     chain: Chain
     changes: Counts | None
     sealed: bool = False
+    durable: bool = False
+    damage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

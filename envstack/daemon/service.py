@@ -30,6 +30,7 @@ from envstack.environment import (
     compare,
     down,
     drift,
+    durability,
     history,
     recover,
     rollback,
@@ -232,11 +233,15 @@ class Service:
             ignore=askers(call),
         )
 
-        def work(env: Environment) -> Any:
-            done = shapes.sealed(checkpoint.checkpoint(self._ctx, env, request))
-            return {**done, **below.known(self._ctx, env)}
+        sync = params.flag("sync")
 
-        return await self._on_environment(params, work)
+        def work(env: Environment) -> Any:
+            return checkpoint.checkpoint(self._ctx, env, request), below.known(self._ctx, env)
+
+        made, changed = await self._on_environment(params, work)
+        if sync:
+            made = await self._in_thread(lambda: durability.confirm(self._ctx, made))
+        return {**shapes.sealed(made), **changed}
 
     async def _rollback(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from envstack.environment.context import now, require_mount, since
+from envstack.environment.durability import make_durable
 from envstack.environment.history import check_tag, count
 from envstack.environment.inside import require_strandable
 from envstack.environment.steps import Step
@@ -79,8 +80,10 @@ def rotate(
             after=replace(env, upper=upper, lowers=sealed, head=row.id),
             states={env.upper: LayerState.SEALING, upper: LayerState.UPPER},
             checkpoint=row,
+            boot=ctx.boot,
         ),
     )
+    ctx.defer(lambda: make_durable(ctx))
     ctx.defer(lambda: make_spare(ctx, env))
     ctx.defer(lambda: count(ctx, env, row))
     return row, stranded
@@ -98,7 +101,7 @@ def _mark(ctx: Context, env: Environment, request: Request) -> Checkpoint:
     )
     ctx.announce(Step.COMMIT)
     ctx.store.db.commit(Transition(Op.CHECKPOINT, replace(env, head=row.id), {}, row), now())
-    return row
+    return replace(row, durable=ctx.store.db.checkpoint(row.id).durable)
 
 
 def sealed_chain(env: Environment) -> Chain:

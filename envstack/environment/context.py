@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from envstack.errors import NotUp, StateError
+from envstack.linux.boot import boot_id
 from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Context:
 
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
     `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
-    of the layers below one that is.
+    of the layers below one that is. `boot` is the id of the boot that is running.
     """
 
     store: Store
@@ -55,6 +56,7 @@ class Context:
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
     looks: dict[EnvId, Look] = field(default_factory=dict)
+    boot: str = field(default_factory=boot_id)
 
     def keep(self, env: EnvId, clone: int) -> int | None:
         """Keep `clone` from now on, and return the one that was kept until now."""

@@ -15,6 +15,7 @@ from envstack.errors import Damaged, StateError, Unsupported
 from envstack.linux.mountinfo import read_mounts, topmost_at
 from envstack.model import LayerState
 from envstack.overlay import mount as overlay
+from envstack.overlay.root import is_dressed
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
@@ -42,7 +43,6 @@ def mount(ctx: Context, env: Environment) -> None:
     ctx.announce(Step.PREPARE)
     drift.forget(ctx, env)
     _prepare(ctx, env)
-    _require_xattrs(ctx.store.layers.work(env.upper))
     ctx.announce(Step.BUILD)
     new = build(ctx, env)
     try:
@@ -62,12 +62,17 @@ def prepare_mount_point(ctx: Context, env: Environment) -> None:
 
 
 def _prepare(ctx: Context, env: Environment) -> None:
-    """Make the upper of a first `up`, one included that was killed before the root was dressed."""
+    """Make the upper of a first `up`, and dress a root that never was, as far as the disk knows.
+
+    A power cut may take back what was done to the root, with all that was done to it since.
+    """
     layer = ctx.store.db.find_layer(env.upper)
     is_new = layer is not None and layer.state is LayerState.BUILDING
-    if is_new or not ctx.store.layers.exists(env.upper):
-        prepare_upper(ctx, env, env.upper)
-        dress_root(ctx, env, ctx.store.layers.fs(env.upper))
+    prepare_upper(ctx, env, env.upper)
+    _require_xattrs(ctx.store.layers.work(env.upper))
+    root = ctx.store.layers.fs(env.upper)
+    if is_new or not is_dressed(root):
+        dress_root(ctx, env, root)
 
 
 def _require_xattrs(work: bytes) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from envstack.environment import drift
 from envstack.environment.context import covered, mount_source, visible_mount
+from envstack.environment.durability import take_up
 from envstack.environment.history import count
 from envstack.environment.mounting import mount, put_back
 from envstack.environment.swap import commit, discard, make_spare, record_sealed, seal
@@ -45,6 +46,7 @@ def recover(ctx: Context) -> None:
         except (EnvstackError, OSError) as error:
             _log.exception("%s: what was begun cannot be finished yet", env.name)
             ctx.faults[env.id] = f"what was begun cannot be finished yet: {error}"
+    take_up(ctx)
     _sort_layers(ctx)
     for env in ctx.store.db.environments():
         restore(ctx, env)
@@ -67,6 +69,7 @@ def settle(ctx: Context, env: Environment) -> None:
         _finish(ctx, env.upper)
         if done.checkpoint:
             ctx.defer(partial(count, ctx, env, done.checkpoint))
+            take_up(ctx)
         restore(ctx, transition.after)
     else:
         _log.info("%s: %s had not happened, it is abandoned", env.name, transition.op)

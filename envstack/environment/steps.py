@@ -49,6 +49,11 @@ class Step(StrEnum):
     FINGERPRINT = "fingerprint"
     """Off the path: write down what the directories by reference look like."""
 
+    SUM = "sum"
+    """Off the path, but for `--sync`: measure what was sealed, and write that down."""
+    SYNC = "sync"
+    """Likewise: flush the store's file system, and write down what is durable then."""
+
     FORGET = "forget"
     """Purge: delete the rows of an environment."""
     DELETE = "delete"

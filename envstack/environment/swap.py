@@ -32,7 +32,7 @@ from envstack.linux.syscalls import mount_id
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay import mount as overlay
 from envstack.overlay.diff import LayerTree, differs
-from envstack.overlay.root import copy_root
+from envstack.overlay.root import copy_root, mark_dressed
 from envstack.store.records import Op
 
 if TYPE_CHECKING:
@@ -245,6 +245,7 @@ def prepare_upper(ctx: Context, env: Environment, upper: LayerId) -> None:
 def dress_root(ctx: Context, env: Environment, root: bytes) -> None:
     """Make `root`, that of the environment's upper, like the one it stands on."""
     copy_root(ctx.store.trees(env.lowers[:1])[0], root)
+    mark_dressed(ctx.store.layers.fs(env.upper))
 
 
 def seal(ctx: Context, upper: LayerId, mounts: tuple[int, ...]) -> bool:

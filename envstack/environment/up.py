@@ -14,6 +14,7 @@ from envstack.environment import drift
 from envstack.environment.base import build_base
 from envstack.environment.checkpoint import is_untouched, new_checkpoint, sealed_chain
 from envstack.environment.context import now, require_mount, visible_mount
+from envstack.environment.durability import make_durable
 from envstack.environment.history import count
 from envstack.environment.inside import require_nobody
 from envstack.environment.keys import outdated
@@ -184,7 +185,7 @@ def _mount(ctx: Context, known: Environment | None, env: Environment) -> Checkpo
     states = _states(env, obsolete) | {env.upper: LayerState.UPPER}
     if replaced:
         states[replaced.upper] = LayerState.SEALING if saved else LayerState.DISCARDED
-    transition = Transition(Op.UP, after, states, saved)
+    transition = Transition(Op.UP, after, states, saved, ctx.boot)
     ctx.announce(Step.REGISTER)
     ctx.store.db.begin(transition)
     with ExitStack() as back:
@@ -196,6 +197,7 @@ def _mount(ctx: Context, known: Environment | None, env: Environment) -> Checkpo
     _discard(ctx, obsolete)
     if replaced and saved:
         ctx.defer(partial(seal_again, ctx, replaced.upper))
+        ctx.defer(partial(make_durable, ctx))
         ctx.defer(partial(count, ctx, after, saved))
     elif replaced:
         ctx.defer(partial(discard, ctx, replaced.upper))

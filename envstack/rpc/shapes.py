@@ -73,6 +73,8 @@ def checkpoint(value: Checkpoint) -> Json:
         "created_at": value.created_at,
         "mode": value.mode,
         "changes": counts(value.changes),
+        "durable": value.durable,
+        "damaged": value.damage is not None,
     }
 
 

@@ -215,6 +215,13 @@ class Database:
         query = f"SELECT {rows.CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
         return [rows.checkpoint(row) for row in self.find(query, env)]
 
+    def checkpoint(self, checkpoint: CheckpointId) -> Checkpoint:
+        """Return one checkpoint. Raises NotFound if no row has that id."""
+        found = self.find(f"SELECT {rows.CHECKPOINT} WHERE checkpoint.id = ?", checkpoint)
+        if not found:
+            raise NotFound(f"checkpoint {checkpoint} is gone", "envstack log")
+        return rows.checkpoint(found[0])
+
     def checkpoints_on(self, layer: LayerId) -> list[Checkpoint]:
         """Return the checkpoints whose topmost layer this is."""
         query = f"SELECT {rows.CHECKPOINT} WHERE json_extract(chain, '$[0]') = ? ORDER BY seq"
@@ -308,6 +315,10 @@ class Database:
                 (*columns, env.id),
             )
             _set_states(connection, transition.states)
+            connection.executemany(
+                "UPDATE layer SET boot = ? WHERE id = ?",
+                [(transition.boot, layer) for layer in transition.sealed],
+            )
             if transition.checkpoint:
                 _insert_checkpoint(connection, transition.checkpoint)
             connection.execute("DELETE FROM intent WHERE env = ?", (env.id,))

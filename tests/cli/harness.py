@@ -278,6 +278,8 @@ def checkpoint(number: int = 1, **other: Any) -> Json:
         "created_at": "2026-01-02T03:04:05.000006Z",
         "mode": "rotate",
         "changes": {"added": 3, "modified": 1, "deleted": 2},
+        "durable": True,
+        "damaged": False,
     }
     return {**row, **other}
 

@@ -92,6 +92,13 @@ def test_log_is_one_line_a_checkpoint(cli: Cli, daemon: FakeDaemon) -> None:
     assert first[3].endswith(" ago")
 
 
+def test_log_says_which_checkpoints_are_damaged(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.log"] = [logged(2, parent=checkpoint(1)["id"], damaged=True), logged(1)]
+    second, first = cli("log").out.splitlines()[:2]
+    assert second.endswith("number 2 [damaged]")
+    assert first.endswith("number 1")
+
+
 def test_log_marks_the_stack_alone_when_that_is_the_head(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.answers["env.log"] = [logged(1)]
     assert re.split(r"  +", cli("log").out.splitlines()[-1]) == ["*", "base", "the stack alone"]

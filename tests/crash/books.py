@@ -47,6 +47,7 @@ class Books:
         return [
             *(f"open intent: {row['transition']}" for row in self._rows("intent")),
             *(f"not counted: {row['id']}" for row in checkpoints if row["added"] is None),
+            *(f"not durable: {row['id']}" for row in layers if row["boot"] is not None),
             *_wrong_states(environments, layers, checkpoints),
             *_wrong_spares(environments, layers),
             *_wrong_fingerprints(environments, layers, self._rows("fingerprint")),

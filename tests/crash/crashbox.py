@@ -197,13 +197,17 @@ class Crashbox(Sandbox):
         rows = [row["state"] for row in self.environments() if row["stack"] == str(self.stack)]
         return str(rows[0]) if rows else ABSENT
 
-    def close(self) -> None:
-        """End the daemon, and take away all that is there, whatever the test left."""
+    def end(self) -> None:
+        """Kill the daemon, if one runs, and take away its mounts."""
         self.orders.withdraw()
         self.disconnect()
         with suppress(NoDaemon), connect(self._places()) as client:
             waiting.kill(client.daemon_pid, signal.SIGKILL, "the daemon")
         self.power_off()
+
+    def close(self) -> None:
+        """Take away all that is there, whatever the test left."""
+        self.end()
         trees.remove(self.home)
         trees.remove(self.place)
 

@@ -185,6 +185,7 @@ _SWAP = (
     *(Step.REGISTER, Step.PREPARE, Step.BUILD, Step.LOCK, Step.BENEATH, Step.DETACH, Step.COMMIT),
     *(Step.SEAL, Step.RECORD, Step.SPARE),
 )
+_SEALED = (Step.SUM, Step.SYNC, Step.COUNT)
 _DOWN = (Step.REGISTER, Step.UNMOUNT, Step.COMMIT)
 
 OPERATIONS = (
@@ -205,13 +206,13 @@ OPERATIONS = (
         "rebuild",
         _dirty_to_rebuild,
         lambda box: box.up(rebuild=""),
-        (Step.STAGE, Step.RUN, Step.PUBLISH, *_SWAP, Step.COUNT, Step.FINGERPRINT),
+        (Step.STAGE, Step.RUN, Step.PUBLISH, *_SWAP, *_SEALED, Step.FINGERPRINT),
     ),
     Operation(
         "rebuild-while-down",
         _down_to_rebuild,
         lambda box: box.up(rebuild=""),
-        (Step.STAGE, Step.RUN, Step.PUBLISH, *_UP, Step.RECORD, Step.SPARE, Step.COUNT),
+        (Step.STAGE, Step.RUN, Step.PUBLISH, *_UP, Step.RECORD, Step.SPARE, *_SEALED),
     ),
     Operation("up-again", _down, Crashbox.up, (*_UP, Step.SPARE)),
     Operation(
@@ -230,15 +231,21 @@ OPERATIONS = (
         "relay-of-another-directory-with-changes",
         _replaced_below_changes,
         lambda box: box.up(relay=True),
-        (*_SWAP, Step.COUNT, Step.FINGERPRINT),
+        (*_SWAP, *_SEALED, Step.FINGERPRINT),
     ),
-    Operation("checkpoint", _dirty, Crashbox.checkpoint, (*_SWAP, Step.COUNT)),
+    Operation("checkpoint", _dirty, Crashbox.checkpoint, (*_SWAP, *_SEALED)),
+    Operation(
+        "checkpoint-with-sync",
+        _dirty,
+        lambda box: box.checkpoint(sync=True),
+        (*_SWAP, *_SEALED),
+    ),
     Operation("checkpoint-of-nothing", _checkpoint_of_nothing, Crashbox.checkpoint, (Step.COMMIT,)),
     Operation(
         "rollback-with-saved",
         _dirty_to_save,
         lambda box: box.rollback("first"),
-        (*_SWAP, Step.COUNT),
+        (*_SWAP, *_SEALED),
     ),
     Operation(
         "rollback-without-changes",

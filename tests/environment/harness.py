@@ -268,7 +268,7 @@ def nothing_changes(engine: Engine) -> Iterator[None]:
     """Expect the same tree, history and mount table afterwards; the background may work on."""
 
     def seen() -> object:
-        rows = [{**row, "changes": None, "sealed": None} for row in engine.log()]
+        rows = [{**row, "changes": None, "sealed": None, "durable": None} for row in engine.log()]
         table = [(mount.id, mount.point, mount.options) for mount in read_mounts()]
         return trees.snapshot(engine.merged), rows, table
 

@@ -81,10 +81,16 @@ class Sandbox:
         return rows
 
     def checkpoint(
-        self, message: str = "", *, tag: str | None = None, mode: str = "auto", force: bool = False
+        self,
+        message: str = "",
+        *,
+        tag: str | None = None,
+        mode: str = "auto",
+        sync: bool = False,
+        force: bool = False,
     ) -> Json:
         """Seal what is there."""
-        return self._env("checkpoint", message=message, tag=tag, mode=mode, force=force)
+        return self._env("checkpoint", message=message, tag=tag, mode=mode, sync=sync, force=force)
 
     def rollback(
         self,
