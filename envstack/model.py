@@ -137,6 +137,11 @@ class Environment:
     wanted: bool
     created_at: str
 
+    @property
+    def over_project(self) -> bool:
+        """Whether it is mounted over the project itself, which is hidden below the mount then."""
+        return self.mount == self.project
+
 
 class EnvState(StrEnum):
     UP = "up"
@@ -212,7 +217,11 @@ class StackLayer:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An environment as `up`, `status` and `ls` show it. `reason` says why it is degraded."""
+    """An environment as `up`, `status` and `ls` show it. `reason` says why it is degraded.
+
+    `left_below` are those who stand in the project below a mount over it: `up` alone looks for
+    them.
+    """
 
     env: Environment
     state: EnvState
@@ -220,6 +229,7 @@ class Status:
     head: Checkpoint | None
     holders: tuple[Holder, ...] = ()
     reason: str | None = None
+    left_below: tuple[Holder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

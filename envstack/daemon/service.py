@@ -11,6 +11,7 @@ import os
 import sys
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,7 +22,7 @@ from envstack import stackfile
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.params import Params
-from envstack.environment import checkpoint, down, history, recover, rollback, status, up
+from envstack.environment import checkpoint, down, history, inside, recover, rollback, status, up
 from envstack.environment.context import Context, require_mount, uppers
 from envstack.errors import Cancelled, EnvstackError, NotUp
 from envstack.rpc import shapes
@@ -104,9 +105,12 @@ class Service:
         path = os.path.realpath(Params(raw).path("stack"))
 
         def work(env: Environment | None) -> Any:
-            stack = stackfile.load(path)
+            below = self._ctx.beneath.reach(env, env.project) if env else None
+            stack = stackfile.load(path, below)
             brought = up.up(self._ctx, env, stack, _progress(call))
-            return shapes.status(status.status(self._ctx, brought.id))
+            shown = status.status(self._ctx, brought.id)
+            left = inside.left_below(brought, _askers(call))
+            return shapes.status(replace(shown, left_below=left))
 
         return await self._exclusively(path, lambda: work(self._settled(path)))
 

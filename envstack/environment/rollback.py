@@ -49,7 +49,7 @@ def preview(ctx: Context, env: Environment, rev: str) -> RolledBack:
     """Return what a rollback to `rev` would change in the merged tree, and change nothing."""
     require_mount(env)
     target = resolve(ctx, env, rev)
-    paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, target.chain)))
+    paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, env, target.chain)))
     return RolledBack(to=target.name, saved=None, mode=SWAP, changes=tally(paths), paths=paths)
 
 
@@ -63,7 +63,7 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
     began = time.perf_counter()
     mount = require_mount(env)
     target = resolve(ctx, env, request.rev)
-    require_layers(ctx, target.chain, target.name)
+    require_layers(ctx, env, target.chain, target.name)
     if target.chain == env.lowers and is_untouched(ctx, env):
         _point(ctx, env, target)
         return RolledBack(target.name, None, SWAP, None, since(began))

@@ -173,13 +173,13 @@ def _is_clean(ctx: Context, env: Environment) -> bool:
 
 def is_dirty(ctx: Context, env: Environment) -> bool:
     """Tell whether the merged tree differs from the chain that its upper stands on."""
-    lowers = layer_trees(ctx, env.lowers)
+    lowers = layer_trees(ctx, env, env.lowers)
     return differs(lowers, (LayerTree(ctx.store.layers.fs(env.upper)), *lowers))
 
 
-def layer_trees(ctx: Context, chain: Chain) -> tuple[LayerTree, ...]:
-    """Return a chain as `overlay.diff` reads it."""
-    return tuple(LayerTree(path) for path in ctx.store.trees(chain))
+def layer_trees(ctx: Context, env: Environment, chain: Chain) -> tuple[LayerTree, ...]:
+    """Return a chain of `env` as `overlay.diff` reads it."""
+    return tuple(LayerTree(path) for path in ctx.trees(env, chain))
 
 
 def build(ctx: Context, env: Environment) -> int:
@@ -192,11 +192,11 @@ def build(ctx: Context, env: Environment) -> int:
     mount = overlay.build(
         overlay.Overlay(
             source=mount_source(env.upper),
-            lowers=ctx.store.trees(env.lowers),
+            lowers=ctx.trees(env, env.lowers),
             upper=layers.fs(env.upper),
             work=layers.work(env.upper),
         ),
-        like=env.project,
+        like=ctx.beneath.reach(env, env.project),
     )
     if os.fstatvfs(mount).f_flag & os.ST_RDONLY:
         os.close(mount)
@@ -229,7 +229,7 @@ def prepare_upper(ctx: Context, env: Environment, upper: LayerId) -> None:
 
 def dress_root(ctx: Context, env: Environment, root: bytes) -> None:
     """Make `root`, that of the environment's upper, like the one it stands on."""
-    copy_root(ctx.store.trees(env.lowers[:1])[0], root)
+    copy_root(ctx.trees(env, env.lowers[:1])[0], root)
 
 
 def seal(ctx: Context, upper: LayerId, mounts: tuple[int, ...]) -> bool:
