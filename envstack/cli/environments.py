@@ -42,7 +42,7 @@ def up(ctx: typer.Context, stackfile: _StackFile = None, json: Json = False) -> 
     with calls.started() as client:
         stack = _stack_of(out, client, target)
         answer = calls.call(out, client, "env.up", stack=stack)
-        out.show(answer, [_is_up(answer, out.paint)])
+        out.show(answer, _up_lines(answer, out.paint))
 
 
 def _stack_of(out: Output, client: Client, target: place.Target) -> str:
@@ -53,9 +53,18 @@ def _stack_of(out: Output, client: Client, target: place.Target) -> str:
     return stack
 
 
-def _is_up(row: dict[str, Any], paint: Paint) -> str:
+def _up_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     state = paint(_STATES.get(row["state"], "red"), row["state"])
-    return f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
+    yield f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
+    if row["left_below"]:
+        yield paint("yellow", "was here before, and still sees the project below the merged tree:")
+        yield from text.holders(row["left_below"], paint)
+        yield 'a shell comes over with: cd "$PWD"'
+    if not place.shows_its_stack_file(row):
+        yield paint(
+            "yellow", "the stack file in the merged tree is not the one below, which counts:"
+        )
+        yield "change that one: envstack down, edit it, envstack up"
 
 
 def down(

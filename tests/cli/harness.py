@@ -302,6 +302,7 @@ def status(**other: Any) -> Json:
         "upper": "abcd",
         "cursor": None,
         "holders": [],
+        "left_below": [],
     }
     return {**row, **other}
 
