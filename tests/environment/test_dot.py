@@ -425,23 +425,30 @@ def test_an_environment_inside_another_comes_back_after_it(dot: Engine, run: Run
     dot.call("env.down", stack=str(stack), purge=True)
 
 
-def test_what_is_counted_while_it_goes_down_is_counted_right(
-    dot: Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("first", ["up", "down"])
+def test_what_is_counted_while_it_goes_up_or_down_is_counted_right(
+    dot: Engine, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    dot.up()
-    dot.write("new")
-    downs: list[object] = []
+    """Whatever is mounted when counting begins, it is not what is mounted when trees are read."""
+    turns = ["down", "up"] if first == "down" else ["down"]
 
-    def diff_after_down(*chains: tuple[LayerTree, ...]) -> object:
-        if not downs:
-            downs.append(dot.call("env.down", stack=str(dot.stack)))
+    def turn() -> None:
+        if turns:
+            dot.call(f"env.{turns.pop(0)}", stack=str(dot.stack))
+
+    def diff_after_turn(*chains: tuple[LayerTree, ...]) -> object:
+        turn()
         return diff(*chains)
 
-    monkeypatch.setattr(history, "diff", diff_after_down)
+    dot.up()
+    dot.write("new")
+    monkeypatch.setattr(history, "diff", diff_after_turn)
+    if first == "down":
+        dot.at[Step.COUNT] = lambda: turn() if len(turns) == 2 else None
     made = dot.checkpoint()["id"]
     dot.settle()
     dot.up()
-    assert downs
+    assert not turns
     assert dot.row(made)["changes"] == {"added": 1, "modified": 0, "deleted": 0}
 
 
