@@ -58,8 +58,8 @@ def known_by(path: str) -> Target:
 
 @contextmanager
 def below(row: dict[str, Any]) -> Iterator[bytes]:
-    """Yield a path of the project of an environment, as `env.status` shows it, below the mount."""
-    project, point = os.fsencode(row["project"]), os.fsencode(row["mount"])
+    """Yield how the stack file's directory is reached, which `row`, a status, may lie over."""
+    project, point = os.path.dirname(os.fsencode(row["stack"])), os.fsencode(row["mount"])
     mounts = stack_at(read_mounts(), point) if project == point else []
     if not mounts:
         yield project

@@ -92,7 +92,19 @@ def test_nor_under_shared_propagation(
     crash(crashbox, operation, Order(KILL, step, nth), Between.RESTART)
 
 
+@pytest.mark.parametrize("crashbox", ["."], indirect=True)
+@pytest.mark.parametrize("between", [Between.RESTART, Between.WORK_AND_POWER_OFF])
+@points(point for point in POINTS if ALL or point[1] in WITH_INTENT | {Step.COUNT})
+def test_nor_over_the_project_itself(
+    crashbox: Crashbox, operation: Operation, step: Step, nth: int, between: Between
+) -> None:
+    crash(crashbox, operation, Order(KILL, step, nth), between)
+    crashbox.down()
+    crashbox.check_unmounted()
+
+
 @pytest.mark.parametrize("between", [Between.RESTART, Between.POWER_OFF])
+@pytest.mark.parametrize("crashbox", [".envstack/merged", "."], indirect=True)
 @points(
     point
     for point in POINTS
