@@ -169,6 +169,7 @@ class Crashbox(Sandbox):
 
     def _comes_to_rest(self) -> bool:
         try:
+            self._client = connect(self._places())  # none is started where this one is dead
             with self.death() as is_dead:
                 self.rest(is_dead)
                 return not is_dead()

@@ -93,7 +93,9 @@ def test_nor_under_shared_propagation(
 
 
 @pytest.mark.parametrize("crashbox", ["."], indirect=True)
-@pytest.mark.parametrize("between", [Between.RESTART, Between.WORK_AND_POWER_OFF])
+@pytest.mark.parametrize(
+    "between", [Between.RESTART, *[Between.WORK, Between.WORK_AND_POWER_OFF] * ALL]
+)
 @points(point for point in POINTS if ALL or point[1] in WITH_INTENT | {Step.COUNT})
 def test_nor_over_the_project_itself(
     crashbox: Crashbox, operation: Operation, step: Step, nth: int, between: Between
@@ -103,8 +105,15 @@ def test_nor_over_the_project_itself(
     crashbox.check_unmounted()
 
 
-@pytest.mark.parametrize("between", [Between.RESTART, Between.POWER_OFF])
-@pytest.mark.parametrize("crashbox", [".envstack/merged", "."], indirect=True)
+@pytest.mark.parametrize(
+    ("crashbox", "between"),
+    [
+        (".envstack/merged", Between.RESTART),
+        (".envstack/merged", Between.POWER_OFF),
+        (".", Between.RESTART),
+    ],
+    indirect=["crashbox"],
+)
 @points(
     point
     for point in POINTS
