@@ -1,12 +1,14 @@
 """Every error that envstack means to show a user, as one tree.
 
     EnvstackError            1  failed
+    +- CommandFailed         1  the command of a layer; carries its last lines
     +- UsageError            2  wrong usage
     |  +- StackFileError     2  the stack file is at fault; carries every fault
     +- NotFound              3  no such thing
     +- StateError            4  not in a state for that
     |  +- NotUp              4
     |  +- Held               4  somebody is inside; carries the holders
+    |  +- Untrusted          4  commands that nobody has said yes to; carries them
     +- Unsupported           5  this machine cannot do that
     +- Damaged               6  damaged data, or a newer store
     +- NoDaemon              7  no daemon to talk to
@@ -81,6 +83,42 @@ class Held(StateError):
     def __init__(self, message: str, hint: str = "", holders: tuple[Holder, ...] = ()) -> None:
         super().__init__(message, hint)
         self.holders = holders
+
+
+class Untrusted(StateError):
+    """A stack file would run `commands`, (layer, command) each; `digest` stands for them all."""
+
+    kind = "untrusted"
+
+    def __init__(
+        self,
+        message: str,
+        hint: str,
+        stack: str,
+        digest: str,
+        commands: tuple[tuple[str, str], ...],
+    ) -> None:
+        super().__init__(message, hint)
+        self.stack = stack
+        self.digest = digest
+        self.commands = commands
+
+    def details(self) -> dict[str, Any]:
+        rows = [{"layer": layer, "run": command} for layer, command in self.commands]
+        return {"stack": self.stack, "digest": self.digest, "commands": rows}
+
+
+class CommandFailed(EnvstackError):
+    """The command of a layer ended with something else than success; `output` is its end."""
+
+    kind = "command-failed"
+
+    def __init__(self, message: str, hint: str, output: str) -> None:
+        super().__init__(message, hint)
+        self.output = output
+
+    def details(self) -> dict[str, Any]:
+        return {"output": self.output}
 
 
 class Unsupported(EnvstackError):

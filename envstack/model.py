@@ -60,6 +60,7 @@ class LayerKind(StrEnum):
 
     DIR = "dir"
     COPY = "copy"
+    RUN = "run"
     UPPER = "upper"
 
 
@@ -83,13 +84,17 @@ class LayerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer; `source` is the user's directory where `kind` is `DIR` or `COPY`."""
+    """One layer; `source` is the user's directory where `kind` is `DIR` or `COPY`.
+
+    `key` says what a layer of a stack file was made from: one of the same key need not be built.
+    """
 
     id: LayerId
     kind: LayerKind
     state: LayerState
     name: str | None = None
     source: bytes | None = None
+    key: str | None = None
 
 
 Chain = tuple[LayerId, ...]
@@ -230,6 +235,37 @@ class Status:
     holders: tuple[Holder, ...] = ()
     reason: str | None = None
     left_below: tuple[Holder, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """The answer to `up`.
+
+    `outdated` are the layers that are made from something else than what is there now; `saved` is
+    the checkpoint that keeps what was not sealed, where a fresh upper was put on new layers.
+    """
+
+    env: Environment
+    outdated: tuple[str, ...] = ()
+    saved: CheckpointId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a stack file would run: the layers' names with their commands, and their digest."""
+
+    stack_path: bytes
+    commands: tuple[tuple[str, str], ...]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """One yes: the stack file at `stack_path` may run what `digest` stands for, since `at`."""
+
+    stack_path: bytes
+    digest: str
+    at: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from envstack import __version__
-from envstack.cli import daemon, environments, history, stack
+from envstack.cli import daemon, environments, history, stack, trust
 from envstack.cli.command import Command, Group, Json, begin
 from envstack.cli.output import Output, PipeClosedError
 from envstack.errors import Cancelled, EnvstackError, NotFound, Unsupported, UsageError
@@ -147,6 +147,7 @@ def _program() -> typer.Typer:
         stack.init,
         stack.validate,
         environments.up,
+        trust.trust,
         environments.down,
         environments.status,
         environments.ls,

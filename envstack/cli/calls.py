@@ -11,6 +11,7 @@ from envstack.rpc.places import Places, places
 
 if TYPE_CHECKING:
     from envstack.cli.output import Output
+    from envstack.cli.place import Target
     from envstack.client import Client
 
 
@@ -43,6 +44,14 @@ def started() -> Client:
     return connect_or_start(own_places())
 
 
+def stack_of(out: Output, client: Client, target: Target) -> str:
+    """Return the stack file below a merged tree, which covers or copies it; or the one named."""
+    if "stack" in target:
+        return target["stack"]
+    stack: str = call(out, client, "env.status", **target)["stack"]
+    return stack
+
+
 def call(out: Output, client: Client, method: str, **params: Any) -> Any:
     """Return the answer to one request, and show its progress meanwhile."""
-    return client.call(method, params, out.progress)
+    return client.call(method, params, out.notice)

@@ -14,8 +14,15 @@ from envstack.errors import Cancelled, UsageError
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
+REBUILD = "--rebuild"
+"""An option of `up` whose value may be missing, which then is the empty text: every layer."""
+
+
 class Command(TyperCommand):
     """A command that Ctrl-C ends with exit code 130, and that starts quickly."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _with_value(args, REBUILD))
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _taken_as_given(super().get_params(ctx))
@@ -32,6 +39,15 @@ class Group(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _taken_as_given(super().get_params(ctx))
+
+
+def _with_value(args: list[str], option: str) -> list[str]:
+    """Give an option whose value is missing the empty one."""
+    if option not in args:
+        return args
+    at = args.index(option) + 1
+    is_last = at == len(args) or args[at].startswith("-")
+    return [*args[:at], "", *args[at:]] if is_last else args
 
 
 def _taken_as_given(params: list[Any]) -> list[Any]:

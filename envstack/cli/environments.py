@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from envstack.cli import calls, place, text
-from envstack.cli.command import Json, begin
+from envstack.cli.command import REBUILD, Json, begin
+from envstack.cli.trust import up_with_consent
 from envstack.errors import EnvstackError, NotUp
 
 if TYPE_CHECKING:
@@ -15,56 +17,69 @@ if TYPE_CHECKING:
 
     from envstack.cli.output import Output
     from envstack.cli.text import Paint
-    from envstack.client import Client
 
 _STATES = {"up": "green", "down": "dim", "degraded": "red"}
 
+_Rebuild = Annotated[
+    str | None,
+    typer.Option(
+        REBUILD, metavar="[LAYER]", help="Build it and all above it anew.", show_default=False
+    ),
+]
+_Trust = Annotated[bool, typer.Option("--trust", help="Run its commands without asking.")]
 _StackFile = Annotated[str | None, typer.Argument(metavar="STACKFILE", hidden=True)]
 _Purge = Annotated[bool, typer.Option("--purge", help="Delete the environment and its history.")]
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a purge.")]
 
 
-def up(ctx: typer.Context, stackfile: _StackFile = None, json: Json = False) -> None:
+def up(
+    ctx: typer.Context,
+    stackfile: _StackFile = None,
+    rebuild: _Rebuild = None,
+    trusts: _Trust = False,
+    json: Json = False,
+) -> None:
     """Mount the merged tree, as it was left.
 
     Starts the daemon if none runs, and builds what is missing. Without STACKFILE it takes the
     nearest envstack.yaml upwards.
+
+    Commands of `run` layers are shown and asked about before they run for the first time.
+    --rebuild builds a layer anew, with all above it, or every layer; the merged tree begins on
+    them afresh. What was not sealed is sealed first, and the history stays.
 
     \b
     Examples:
       envstack up
       envstack -C ~/src/web up
       envstack up stacks/hello/envstack.yaml
+      envstack up --rebuild deps
     """
     out = begin(ctx, json)
     calls.require_root()
     target = place.here() if stackfile is None else place.named(stackfile)
     with calls.started() as client:
-        stack = _stack_of(out, client, target)
-        answer = calls.call(out, client, "env.up", stack=stack)
+        params = {"stack": calls.stack_of(out, client, target), "environ": dict(os.environ)}
+        answer = up_with_consent(out, client, **params, rebuild=rebuild, trust=trusts)
         out.show(answer, _up_lines(answer, out.paint))
-
-
-def _stack_of(out: Output, client: Client, target: place.Target) -> str:
-    """Return the stack file below a merged tree, which covers or copies it; or the one named."""
-    if "stack" in target:
-        return target["stack"]
-    stack: str = calls.call(out, client, "env.status", **target)["stack"]
-    return stack
 
 
 def _up_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     state = paint(_STATES.get(row["state"], "red"), row["state"])
     yield f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
+    for name in row["outdated"]:
+        told = f"layer {text.escaped(name)} was made from something else than what is there now"
+        yield paint("yellow", f"{told} (envstack up --rebuild {text.escaped(name)})")
+    if row["saved"]:
+        saved = row["saved"][: text.ID_SHOWN]
+        yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
     if row["left_below"]:
         yield paint("yellow", "was here before, and still sees the project below the merged tree:")
         yield from text.holders(row["left_below"], paint)
         yield 'a shell comes over with: cd "$PWD"'
     if not place.shows_its_stack_file(row):
-        yield paint(
-            "yellow", "the stack file in the merged tree is not the one below, which counts:"
-        )
-        yield "change that one: envstack down, edit it, envstack up"
+        told = "the stack file in the merged tree is not the one below, which counts"
+        yield paint("yellow", f"{told} (envstack down; edit it; envstack up)")
 
 
 def down(

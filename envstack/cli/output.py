@@ -12,8 +12,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from envstack.cli.text import coloured, escaped, holders, uncoloured
+from envstack.cli.text import coloured, commands, escaped, holders, uncoloured
 from envstack.errors import EnvstackError, StackFileError
+from envstack.rpc.messages import Output as CommandOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,7 +37,7 @@ class Output:
         smart = environ.get("TERM") != "dumb"
         wanted = smart and not environ.get("NO_COLOR")
         self.paint = coloured if wanted and os.isatty(_STDOUT) else uncoloured
-        self._paint_errors = coloured if wanted and os.isatty(_STDERR) else uncoloured
+        self.paint_errors = coloured if wanted and os.isatty(_STDERR) else uncoloured
         self._shows_progress = smart and os.isatty(_STDERR)
         self._progress_shown = False
 
@@ -71,6 +72,20 @@ class Output:
         lines = [json.dumps({"error": shape})] if self.as_json else self._error_lines(shape)
         self._complain("".join(f"{line}\n" for line in lines))
 
+    def notice(self, value: Progress | CommandOutput) -> None:
+        """Show what comes before the answer to a request."""
+        if isinstance(value, CommandOutput):
+            self.stream(value.text)
+        else:
+            self.progress(value)
+
+    def stream(self, text: str) -> None:
+        """Pass on what a command prints, to standard error; not at all with `--json`."""
+        if self.as_json:
+            return
+        self._clear_progress()
+        self._complain(text)
+
     def progress(self, value: Progress) -> None:
         """Show how far a request has come, on a terminal alone, each time in place of the last."""
         if self.as_json or not self._shows_progress:
@@ -81,6 +96,11 @@ class Output:
         width = os.get_terminal_size(_STDERR).columns or 80
         self._progress_shown = True  # first, because Ctrl-C may come in between
         self._complain(f"\r\x1b[2K{line[: width - 1]}")
+
+    def tell(self, line: str) -> None:
+        """Print a line for people on standard error."""
+        self._clear_progress()
+        self._complain(f"{line}\n")
 
     def ask(self, question: str) -> bool:
         """Put a question on the terminal and return whether the answer is yes."""
@@ -93,7 +113,7 @@ class Output:
         return not self.as_json and os.isatty(0) and os.isatty(_STDERR)
 
     def _error_lines(self, shape: dict[str, Any]) -> Iterable[str]:
-        paint = self._paint_errors
+        paint = self.paint_errors
         if shape["kind"] == StackFileError.kind:  # a report of its own, many lines long
             yield from (escaped(line) for line in shape["message"].split("\n"))
         else:
@@ -102,6 +122,8 @@ class Output:
             yield paint("cyan", "hint:") + " " + escaped(shape["hint"])
         if shape.get("holders"):
             yield from holders(shape["holders"], paint)
+        if shape.get("commands"):
+            yield from commands(shape["commands"], paint)
         yield from shape.get("traceback", "").splitlines()
 
     def _clear_progress(self) -> None:

@@ -80,13 +80,5 @@ def _shape(stack: StackFile) -> dict[str, Any]:
         "path": os.fsdecode(stack.path),
         "name": stack.name,
         "mount": os.fsdecode(stack.mount),
-        "layers": [
-            {
-                "name": layer.name,
-                "dir": os.fsdecode(layer.dir),
-                "at": os.fsdecode(layer.at),
-                "copy": layer.copy,
-            }
-            for layer in stack.layers
-        ],
+        "layers": [{"name": entry.name, **entry.facts()} for entry in stack.layers],
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from envstack.client import process
 from envstack.client.connection import Client, ConnectionEnded, NotRunning, RemoteError
 from envstack.errors import NoDaemon
-from envstack.rpc.messages import Progress
+from envstack.rpc.messages import Output, Progress
 from envstack.rpc.peer import peer_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
     from envstack.rpc.places import Places
 
-__all__ = ["Client", "NotRunning", "Progress", "RemoteError", "connect", "connect_or_start"]
+__all__ = [
+    "Client",
+    "NotRunning",
+    "Output",
+    "Progress",
+    "RemoteError",
+    "connect",
+    "connect_or_start",
+]
 
 _SECONDS = 30.0
 """How long a daemon may take to come up, to greet, and to end."""

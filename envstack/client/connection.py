@@ -12,7 +12,7 @@ from envstack import __version__
 from envstack.errors import Cancelled, EnvstackError, NoDaemon, StateError
 from envstack.rpc import messages
 from envstack.rpc.framing import Lines
-from envstack.rpc.messages import Failure, Notification, Progress, Request, Response
+from envstack.rpc.messages import Failure, Notification, Output, Progress, Request, Response
 from envstack.rpc.peer import age, mount_namespace, peer_of
 
 if TYPE_CHECKING:
@@ -87,15 +87,16 @@ class Client:
         self,
         method: str,
         params: messages.Json | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_notice: Callable[[Progress | Output], None] | None = None,
     ) -> Any:
-        """Return the result of `method`; `on_progress` is told how far it has come.
+        """Return the result of `method`; `on_notice` is told how far it has come, and what a
+        command that it runs has printed.
 
         Raises RemoteError with the daemon's answer, NoDaemon if it ends meanwhile. Ctrl-C cancels
         the request, waits for how that went (ten seconds at most) and raises Cancelled.
         """
         try:
-            return self._request(method, params or {}, None, on_progress)
+            return self._request(method, params or {}, None, on_notice)
         except KeyboardInterrupt:
             self._cancel(self._last_id)
 
@@ -137,11 +138,11 @@ class Client:
         method: str,
         params: messages.Json,
         deadline: float | None,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_notice: Callable[[Progress | Output], None] | None = None,
     ) -> Any:
         self._last_id += 1
         self._send(Request(self._last_id, method, params))
-        return self._answer(self._last_id, deadline, on_progress)
+        return self._answer(self._last_id, deadline, on_notice)
 
     def _cancel(self, request_id: int) -> NoReturn:
         try:
@@ -165,7 +166,7 @@ class Client:
         self,
         request_id: int,
         deadline: float | None,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_notice: Callable[[Progress | Output], None] | None = None,
     ) -> Any:
         while True:
             match messages.decode_answer(self._line(deadline)):
@@ -173,9 +174,10 @@ class Client:
                     return result
                 case Failure(answered, _code, message, data) if answered in (request_id, None):
                     raise RemoteError(message, data)
-                case Notification(messages.PROGRESS, params) if params.get("id") == request_id:
-                    if on_progress is not None:
-                        on_progress(_progress(params))
+                case Notification(method, params) if params.get("id") == request_id:
+                    notice = _notice(method, params)
+                    if on_notice is not None and notice is not None:
+                        on_notice(notice)
                 case _:
                     pass  # it belongs to a request that was given up, or nobody asked for it
 
@@ -210,5 +212,11 @@ def _is_same_directory(a: bytes, b: bytes) -> bool:
         return False
 
 
-def _progress(params: messages.Json) -> Progress:
-    return Progress(str(params.get("message", "")), params.get("done"), params.get("total"))
+def _notice(method: str, params: messages.Json) -> Progress | Output | None:
+    match method:
+        case messages.PROGRESS:
+            message = str(params.get("message", ""))
+            return Progress(message, params.get("done"), params.get("total"))
+        case messages.OUTPUT:
+            return Output(str(params.get("text", "")))
+    return None

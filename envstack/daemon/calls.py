@@ -7,6 +7,7 @@ is the daemon's own fault is logged with its traceback, and the answer names the
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import errno
 import logging
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio import from_thread
 
 from envstack.errors import Cancelled, EnvstackError
 from envstack.rpc import messages
@@ -49,6 +51,7 @@ class Call:
         self._latest: messages.Progress | None = None
         self._latest_lock = threading.Lock()
         self._answered = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     async def progress(
         self, message: str, done: int | None = None, total: int | None = None
@@ -68,6 +71,20 @@ class Call:
         if not is_due:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 self._loop.call_soon_threadsafe(self._send_latest)
+
+    def show(self, piece: bytes) -> None:
+        """Send the peer what a command printed, from a worker thread; waits while it reads slowly.
+
+        Every piece is sent: a command that prints faster than its reader reads has to wait.
+        """
+        text = self._decoder.decode(piece)
+        if text:
+            from_thread.run(self._send_output, text)
+
+    async def _send_output(self, text: str) -> None:
+        line = messages.encode(messages.output(self.request.id, messages.Output(text)))
+        with contextlib.suppress(anyio.BrokenResourceError):  # the peer is gone, and is cancelled
+            await self._outbox.send(line)
 
     def cancel(self) -> None:
         """Ask the handler to stop; called from the event loop."""

@@ -46,6 +46,15 @@ class Params:
             raise UsageError(f"{name!r} must be true or false")
         return bool(value)
 
+    def texts(self, name: str) -> dict[str, str]:
+        """Return an object of texts, such as environment variables; empty where it is missing."""
+        value = self._raw.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+            raise UsageError(f"{name!r} must be an object of texts")
+        return value
+
     def choice(self, name: str, known: tuple[str, ...], unbuilt: tuple[str, ...]) -> str:
         """Return one of `known`, the first where it is missing; `unbuilt` are not there yet."""
         value = self.text(name, known[0])

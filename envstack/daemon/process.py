@@ -1,7 +1,8 @@
 """The life of the daemon process, from its start to its end.
 
-Owns the order of things: locks before the socket, the socket before recovery (so that clients wait
-instead of starting daemons of their own), recovery before readiness. It ends on SIGTERM and SIGINT,
+Owns the order of things: locks before the launcher, the launcher before all that a child must not
+have, the socket before recovery (so that clients wait instead of starting daemons of their own),
+recovery before readiness. It ends on SIGTERM and SIGINT,
 on `daemon.stop`, and by itself when it is needed no more; mounts stay as they are.
 """
 
@@ -26,6 +27,7 @@ from envstack.daemon import startup
 from envstack.daemon.calls import explain
 from envstack.daemon.server import Server
 from envstack.errors import EnvstackError
+from envstack.linux.launcher import Launcher
 from envstack.rpc.places import places as places_of
 
 if TYPE_CHECKING:
@@ -60,8 +62,8 @@ class Service(Protocol):
         """Return the names of the environments to be kept up; without any, nobody needs me."""
 
 
-MakeService = Callable[[bytes], Service]
-"""Makes the service that keeps its store in this directory."""
+MakeService = Callable[[bytes, Launcher], Service]
+"""Makes the service that keeps its store in this directory, and runs its commands by this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,14 @@ def run_daemon(
             startup.settle()
             startup.make_directories(places)
             held.enter_context(startup.sole_daemon(places))
+            launcher = held.enter_context(Launcher())
+            startup.raise_limits()  # for this process alone, not for what users run
             open_log(places.log)
         except OSError as error:
             raise EnvstackError(f"the daemon cannot start: {error}") from error
         try:
-            anyio.run(_live, places, make_service, ready, patience)
+            serve = partial(make_service, places.home, launcher)
+            anyio.run(_live, places, serve, ready, patience)
         except Exception as error:
             told = explain(error, "its main task", places.log)
             log.error("ended: %s", told)
@@ -133,10 +138,10 @@ def run_daemon(
 
 
 async def _live(
-    places: Places, make_service: MakeService, ready: startup.Ready, patience: Patience
+    places: Places, serve: Callable[[], Service], ready: startup.Ready, patience: Patience
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with _listening(places.socket) as listener, make_service(places.home) as service:
+        async with _listening(places.socket) as listener, serve() as service:
             daemon = _Daemon(places, service, patience)
             log.info("version %s serves %s", __version__, os.fsdecode(places.home))
             ready.tell()
@@ -158,10 +163,10 @@ def _unlink(path: bytes) -> None:
         os.unlink(path)
 
 
-def _make_service(home: bytes) -> Service:
+def _make_service(home: bytes, launcher: Launcher) -> Service:
     from envstack.daemon.service import Service as Environments
 
-    return Environments(home)
+    return Environments(home, launcher)
 
 
 class _Daemon:

@@ -22,8 +22,19 @@ from envstack import stackfile
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.params import Params
-from envstack.environment import checkpoint, down, history, inside, recover, rollback, status, up
-from envstack.environment.context import Context, require_mount, uppers
+from envstack.environment import (
+    checkpoint,
+    down,
+    history,
+    inside,
+    recover,
+    rollback,
+    status,
+    trust,
+    up,
+)
+from envstack.environment.base import Request
+from envstack.environment.context import Audience, Context, require_mount, uppers
 from envstack.errors import Cancelled, EnvstackError, NotUp
 from envstack.rpc import shapes
 from envstack.store.store import Store
@@ -34,7 +45,9 @@ if TYPE_CHECKING:
 
     from envstack.daemon.calls import Call, Handler
     from envstack.environment.steps import Step
+    from envstack.linux.launcher import Launcher
     from envstack.model import Environment, Status
+    from envstack.stackfile import StackFile
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +67,14 @@ def announce_nothing(_step: Step) -> None:
 class Service:
     """The daemon's methods over the store at `home`; entering it recovers what was left behind."""
 
-    def __init__(self, home: bytes, announce: Callable[[Step], None] = announce_nothing) -> None:
+    def __init__(
+        self,
+        home: bytes,
+        launcher: Launcher,
+        announce: Callable[[Step], None] = announce_nothing,
+    ) -> None:
         self._home = home
+        self._launcher = launcher
         self._announce = announce
         self._stack = AsyncExitStack()
         self._threads = CapacityLimiter(_THREADS)
@@ -68,7 +87,7 @@ class Service:
             store = stack.enter_context(await to_thread.run_sync(Store, self._home))
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
-            self._ctx = Context(store, self._announce, jobs.defer)
+            self._ctx = Context(store, self._announce, jobs.defer, self._launcher)
             await to_thread.run_sync(recover.recover, self._ctx)
             jobs.open()
             await self._tasks.start(keep_watch, self._put_back)
@@ -85,7 +104,7 @@ class Service:
         return await self._stack.__aexit__(kind, error, traceback)
 
     def methods(self) -> Mapping[str, Handler]:
-        """Return the handlers of `env.*`."""
+        """Return the handlers of `env.*` and `trust.*`."""
         return {
             "env.up": self._up,
             "env.down": self._down,
@@ -95,6 +114,9 @@ class Service:
             "env.rollback": self._rollback,
             "env.log": self._log,
             "env.diff": self._diff,
+            "trust.add": self._trust,
+            "trust.list": self._trusted,
+            "trust.revoke": self._revoke,
         }
 
     def environments(self) -> list[str]:
@@ -102,17 +124,41 @@ class Service:
         return [env.name for env in self._ctx.store.db.environments() if env.wanted]
 
     async def _up(self, call: Call, raw: dict[str, Any]) -> Any:
-        path = os.path.realpath(Params(raw).path("stack"))
+        params = Params(raw)
+        path = os.path.realpath(params.path("stack"))
+        consent, trusts = params.optional_text("consent"), params.flag("trust")
+        environ = {
+            os.fsencode(name): os.fsencode(value) for name, value in params.texts("environ").items()
+        }
+        request = Request(_audience(call), environ, params.optional_text("rebuild"), _askers(call))
 
         def work(env: Environment | None) -> Any:
-            below = self._ctx.beneath.reach(env, env.project) if env else None
-            stack = stackfile.load(path, below)
-            brought = up.up(self._ctx, env, stack, _progress(call))
-            shown = status.status(self._ctx, brought.id)
-            left = inside.left_below(brought, _askers(call))
-            return shapes.status(replace(shown, left_below=left))
+            stack = self._load(path)
+            if trusts or consent == trust.terms(stack).digest:
+                trust.trust(self._ctx, stack)
+            brought = up.up(self._ctx, env, stack, request)
+            shown = status.status(self._ctx, brought.env.id)
+            left = inside.left_below(brought.env, request.ignore)
+            return shapes.brought(brought, replace(shown, left_below=left))
 
         return await self._exclusively(path, lambda: work(self._settled(path)))
+
+    async def _trust(self, _call: Call, raw: dict[str, Any]) -> Any:
+        path = os.path.realpath(Params(raw).path("stack"))
+
+        def work() -> Any:
+            return shapes.terms(trust.trust(self._ctx, self._load(path)))
+
+        return await self._exclusively(path, work)
+
+    async def _trusted(self, _call: Call, _raw: dict[str, Any]) -> Any:
+        return await self._in_thread(
+            lambda: [shapes.trusted(row) for row in self._ctx.store.trust.all()]
+        )
+
+    async def _revoke(self, _call: Call, raw: dict[str, Any]) -> Any:
+        path = os.path.realpath(Params(raw).path("stack"))
+        return await self._in_thread(lambda: {"revoked": trust.revoke(self._ctx, path)})
 
     async def _down(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
@@ -263,6 +309,12 @@ class Service:
             _log.warning("what was begun cannot be finished yet: %s", error)
             return self._by_stack(stack_path)
 
+    def _load(self, path: bytes) -> StackFile:
+        """Return the stack file at `path`: the one below, where its environment covers it."""
+        env = self._by_stack(path)
+        below = self._ctx.beneath.reach(env, env.project) if env else None
+        return stackfile.load(path, below)
+
     def _by_stack(self, stack_path: bytes) -> Environment | None:
         rows = self._ctx.store.db.environments()
         return next((env for env in rows if env.stack_path == stack_path), None)
@@ -293,10 +345,17 @@ def _askers(call: Call) -> frozenset[int]:
     return frozenset({os.getpid(), call.peer_pid})
 
 
-def _progress(call: Call) -> Callable[[str], None]:
-    def progress(message: str) -> None:
+def _audience(call: Call) -> Audience:
+    def check() -> None:
         if call.cancelled.is_set():
             raise Cancelled("the request was cancelled; nothing was changed")
+
+    def tell(message: str) -> None:
+        check()
         call.report(message)
 
-    return progress
+    def show(piece: bytes) -> None:
+        check()
+        call.show(piece)
+
+    return Audience(tell, show)

@@ -83,9 +83,13 @@ def detach() -> None:
 
 
 def settle() -> None:
-    """Hold no directory, make files for the owner alone, and allow as many as the limit lets."""
+    """Hold no directory, and make files for the owner alone."""
     os.chdir("/")
     os.umask(0o077)
+
+
+def raise_limits() -> None:
+    """Allow as many open files as the limit lets."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -15,6 +15,7 @@ from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
     from envstack.environment.steps import Step
+    from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
     from envstack.model import Chain, EnvId, Environment, LayerId
     from envstack.store.records import Transition
@@ -25,6 +26,17 @@ Job = Callable[[], bool]
 
 Progress = Callable[[str], None]
 """Told what is being done; raises Cancelled when nobody wants it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who waits for the answer: `tell` takes how far it has come, `show` what a command prints.
+
+    Both raise Cancelled when nobody wants the answer any more.
+    """
+
+    tell: Progress
+    show: Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,7 @@ class Context:
     store: Store
     announce: Callable[[Step], None]
     defer: Callable[[Job], None]
+    launcher: Launcher
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
     beneath: Beneath = field(default_factory=Beneath)

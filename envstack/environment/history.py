@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from envstack.environment.steps import Step
 from envstack.environment.swap import layer_trees
 from envstack.errors import EnvstackError, NotFound, StateError, UsageError
-from envstack.model import BASE, ChangeType, Counts
+from envstack.model import BASE, ChangeType, Counts, LayerKind
 from envstack.overlay.diff import LayerTree, diff
 
 if TYPE_CHECKING:
@@ -127,9 +127,11 @@ def count(ctx: Context, env: Environment, checkpoint: Checkpoint) -> bool:
     ctx.announce(Step.COUNT)
     if not ctx.store.db.knows(env.id):
         return True
-    parent = resolve(ctx, env, checkpoint.parent or BASE)
-    chains = parent.chain, checkpoint.chain
-    before, after = (layer_trees(ctx, env, chain) for chain in chains)
+    if checkpoint.parent:
+        parent = resolve(ctx, env, checkpoint.parent).chain
+    else:
+        parent = _stack_below(ctx, checkpoint.chain)
+    before, after = (layer_trees(ctx, env, chain) for chain in (parent, checkpoint.chain))
     held = ctx.beneath.held(env.id)
     try:
         counts = tally(diff(before, after))
@@ -141,3 +143,9 @@ def count(ctx: Context, env: Environment, checkpoint: Checkpoint) -> bool:
         return False
     ctx.store.db.set_counts(checkpoint.id, counts)
     return True
+
+
+def _stack_below(ctx: Context, chain: Chain) -> Chain:
+    """Return what of a chain a stack file made; the environment's own may be another by now."""
+    layers = ctx.store.db.chain(chain)
+    return tuple(layer.id for layer in layers if layer.kind is not LayerKind.UPPER)

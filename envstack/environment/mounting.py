@@ -32,14 +32,12 @@ def mount(ctx: Context, env: Environment) -> None:
     on it would break at their next copy-up) or the mount point cannot serve.
     """
     require_layers(ctx, env, env.lowers, f"environment {env.name!r}")
-    _require_bare(env)
-    _check_mount_point(ctx, env)
+    prepare_mount_point(ctx, env)
     if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
         raise StateError(
             f"processes on a mount that was taken away still use the upper of {env.name!r}",
             "end them, then: envstack up",
         )
-    make_mount_point(env)
     with ExitStack() as undo:
         ctx.beneath.hold(env)
         undo.callback(ctx.beneath.release, env.id)
@@ -58,6 +56,13 @@ def _attach(ctx: Context, env: Environment, new: int) -> None:
         ctx.keep(env.id, overlay.clone(new))
     finally:
         os.close(new)
+
+
+def prepare_mount_point(ctx: Context, env: Environment) -> None:
+    """Make the mount point if it is missing. Raises StateError where it cannot serve."""
+    _require_bare(env)
+    _check_mount_point(ctx, env)
+    make_mount_point(env)
 
 
 def _prepare(ctx: Context, env: Environment) -> None:

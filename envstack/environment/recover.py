@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_KEPT_FOR = 7 * 86400.0
+"""Seconds: how long a layer waits for its `up`, which failed after it was built, to be repeated."""
+
 
 def recover(ctx: Context) -> None:
     """Recover the whole store, and mount again what was up. Raises Damaged alone."""
@@ -77,7 +80,7 @@ def _finish(ctx: Context, upper: LayerId) -> None:
     """Do for the upper that was exchanged what would have been done in the background."""
     layer = ctx.store.db.find_layer(upper)
     if layer is not None and layer.state is LayerState.SEALING:
-        _seal_again(ctx, upper)
+        seal_again(ctx, upper)
     elif layer is not None and layer.state is LayerState.DISCARDED:
         ctx.defer(partial(discard, ctx, upper))
 
@@ -89,7 +92,7 @@ def _has_happened(ctx: Context, env: Environment, transition: Transition) -> boo
         return mount_source(env.upper) not in sources
     if mount_source(after.upper) in sources:
         return True
-    if transition.op is Op.UP or mount_source(env.upper) in sources:
+    if after.upper == env.upper or mount_source(env.upper) in sources:
         return False
     layers = ctx.store.layers
     return layers.exists(after.upper) and not layers.is_empty(after.upper)
@@ -155,6 +158,7 @@ def _sort_layers(ctx: Context) -> None:
     intents = [ctx.store.db.intent(env.id) for env in environments]
     stories = [*environments, *(intent.after for intent in intents if intent)]
     needed = {layer for env in stories for layer in (env.upper, *env.base, *env.lowers)}
+    needed |= ctx.store.db.history()
     rows = {layer.id: layer for layer in ctx.store.db.layers()}
     for layer in rows.values():
         try:
@@ -173,6 +177,9 @@ def _sort(ctx: Context, layer: Layer, needed: set[LayerId]) -> None:
             discard(ctx, layer.id)
         case LayerState.BUILDING if layer.id not in needed:
             discard(ctx, layer.id)
+        case LayerState.SEALED if layer.key is not None and layer.id not in needed:
+            if ctx.store.layers.age(layer.id) > _KEPT_FOR:
+                discard(ctx, layer.id)
         case LayerState.SPARE if not ctx.store.layers.exists(layer.id):
             discard(ctx, layer.id)
         case LayerState.BUILDING | LayerState.SPARE:
@@ -180,10 +187,10 @@ def _sort(ctx: Context, layer: Layer, needed: set[LayerId]) -> None:
         case _ if layer.kind is not LayerKind.DIR and not ctx.store.layers.exists(layer.id):
             _log.error("damage: the directory of layer %s (%s) is gone", layer.id, layer.state)
         case LayerState.SEALING:
-            _seal_again(ctx, layer.id)
+            seal_again(ctx, layer.id)
 
 
-def _seal_again(ctx: Context, layer: LayerId) -> None:
+def seal_again(ctx: Context, layer: LayerId) -> bool:
     """Take up the second lock where it was not reached.
 
     An upper that no overlay uses is out of everybody's reach. One that is used by a mount which can
@@ -191,13 +198,14 @@ def _seal_again(ctx: Context, layer: LayerId) -> None:
     """
     if not overlay.in_use(ctx.store.layers.fs(layer)):
         record_sealed(ctx, layer)
-        return
+        return True
     found = find_mount(layer)
     if found is None:
         _log.warning("layer %s is still in use by a mount that cannot be found", layer)
         ctx.store.db.set_layer_state(layer, LayerState.UNSEALED)
-        return
+        return True
     ctx.defer(lambda: seal(ctx, layer, (found,)))
+    return True
 
 
 def find_mount(layer: LayerId) -> int | None:

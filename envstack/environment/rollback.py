@@ -29,6 +29,7 @@ from envstack.store.records import Op, Transition
 if TYPE_CHECKING:
     from envstack.environment.context import Context
     from envstack.environment.history import Revision
+    from envstack.linux.mountinfo import Mount
     from envstack.model import Checkpoint, Environment, LayerId
 
 SWAP = "swap"
@@ -70,26 +71,34 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
     saved = None if request.discard else _candidate(ctx, env, request.rev)
     stranded = require_strandable(mount, request.ignore, "roll back", force=request.force)
     upper = new_upper(ctx, env)
-    done = swap(ctx, env, mount, _transition(env, target, upper, saved))
-    ctx.defer(lambda: make_spare(ctx, env))
-    kept = done.checkpoint
-    if kept:
-        ctx.defer(lambda: count(ctx, env, kept))
+    after = replace(env, upper=upper, lowers=target.chain, head=target.head)
+    kept = exchange(ctx, env, mount, after, saved, {}).checkpoint
     return RolledBack(
         target.name, kept.id if kept else None, SWAP, None, since(began), stranded=stranded
     )
 
 
-def _transition(
-    env: Environment, target: Revision, upper: LayerId, saved: Checkpoint | None
+def exchange(
+    ctx: Context,
+    env: Environment,
+    mount: Mount,
+    after: Environment,
+    saved: Checkpoint | None,
+    states: dict[LayerId, LayerState],
 ) -> Transition:
+    """Put a fresh upper on another chain in place of `mount`, and return what was committed.
+
+    `saved` is to keep what was not sealed; it is dropped if there turns out to be nothing. `states`
+    says what becomes of layers other than the two uppers. Raises as `swap` does.
+    """
     old = LayerState.SEALING if saved else LayerState.DISCARDED
-    return Transition(
-        op=Op.ROLLBACK,
-        after=replace(env, upper=upper, lowers=target.chain, head=target.head),
-        states={env.upper: old, upper: LayerState.UPPER},
-        checkpoint=saved,
-    )
+    states = {**states, env.upper: old, after.upper: LayerState.UPPER}
+    done = swap(ctx, env, mount, Transition(Op.ROLLBACK, after, states, saved))
+    ctx.defer(lambda: make_spare(ctx, after))
+    kept = done.checkpoint
+    if kept:
+        ctx.defer(lambda: count(ctx, after, kept))
+    return done
 
 
 def _candidate(ctx: Context, env: Environment, rev: str) -> Checkpoint:

@@ -12,6 +12,8 @@ class Step(StrEnum):
     """`up`: write down the layers that will be built."""
     COPY = "copy"
     """`up`: build one layer below `staging/`."""
+    RUN = "run"
+    """`up`: run the command of a layer on top of those below it, its upper below `staging/`."""
     PUBLISH = "publish"
     """`up`: move a built layer to its place."""
 

@@ -183,22 +183,25 @@ def layer_trees(ctx: Context, env: Environment, chain: Chain) -> tuple[LayerTree
 
 
 def build(ctx: Context, env: Environment) -> int:
-    """Return a descriptor of the environment's overlay, attached nowhere.
+    """Return a descriptor of the environment's overlay, attached nowhere; raises as `mount_of`."""
+    layers = ctx.store.layers
+    what = overlay.Overlay(
+        source=mount_source(env.upper),
+        lowers=ctx.trees(env, env.lowers),
+        upper=layers.fs(env.upper),
+        work=layers.work(env.upper),
+    )
+    return mount_of(ctx, what, like=ctx.beneath.reach(env, env.project))
+
+
+def mount_of(ctx: Context, what: overlay.Overlay, like: bytes) -> int:
+    """Return a descriptor of an overlay, attached nowhere; `like` as `overlay.build` has it.
 
     Where overlayfs cannot make what it needs in the workdir it mounts read-only, and succeeds
     (ovl_get_workdir in fs/overlayfs/super.c): OSError ENOSPC or Unsupported here.
     """
-    layers = ctx.store.layers
-    mount = overlay.build(
-        overlay.Overlay(
-            source=mount_source(env.upper),
-            lowers=ctx.trees(env, env.lowers),
-            upper=layers.fs(env.upper),
-            work=layers.work(env.upper),
-        ),
-        like=ctx.beneath.reach(env, env.project),
-    )
-    if os.fstatvfs(mount).f_flag & os.ST_RDONLY:
+    mount = overlay.build(what, like)
+    if what.upper and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
         os.close(mount)
         room = os.statvfs(ctx.store.home)
         if room.f_bavail * room.f_frsize < _WORKDIR_ROOM:
@@ -211,10 +214,22 @@ def build(ctx: Context, env: Environment) -> int:
 
 
 def new_upper(ctx: Context, env: Environment) -> LayerId:
-    """Return the id of the environment's spare upper, or of a fresh row where there is none."""
-    for layer in ctx.store.db.layers(env.id):
-        if layer.state is LayerState.SPARE:
-            return layer.id
+    """Return the id of the environment's spare upper, or of a fresh row where there is none.
+
+    Raises EnvstackError where there is no space for the row.
+    """
+    spare = _spare(ctx, env)
+    if spare is None:
+        ctx.store.db.require_space()
+    return spare or _fresh_upper(ctx, env)
+
+
+def _spare(ctx: Context, env: Environment) -> LayerId | None:
+    spares = (row.id for row in ctx.store.db.layers(env.id) if row.state is LayerState.SPARE)
+    return next(spares, None)
+
+
+def _fresh_upper(ctx: Context, env: Environment) -> LayerId:
     upper = Layer(LayerId(new_id()), LayerKind.UPPER, LayerState.SPARE)
     ctx.store.db.add_layer(env.id, upper)
     return upper.id
@@ -278,7 +293,8 @@ def make_spare(ctx: Context, env: Environment) -> bool:
     ctx.announce(Step.SPARE)
     if not ctx.store.db.knows(env.id):
         return True
-    upper = new_upper(ctx, env)
+    # The ballast is not for the background: who fills the disk would take that too.
+    upper = _spare(ctx, env) or _fresh_upper(ctx, env)
     prepare_upper(ctx, env, upper)
     if not ctx.store.db.knows(env.id):  # purged meanwhile, without this one
         discard(ctx, upper)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from contextlib import ExitStack
@@ -11,13 +10,26 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
-from envstack.environment.checkpoint import is_untouched
-from envstack.environment.context import now, visible_mount
-from envstack.environment.mounting import is_within, mount, put_back, remove_mount_point, take_off
+from envstack.environment.base import build_base
+from envstack.environment.checkpoint import is_untouched, new_checkpoint, sealed_chain
+from envstack.environment.context import now, require_mount, visible_mount
+from envstack.environment.history import count
+from envstack.environment.inside import require_nobody
+from envstack.environment.keys import outdated
+from envstack.environment.mounting import (
+    mount,
+    prepare_mount_point,
+    put_back,
+    remove_mount_point,
+    take_off,
+)
+from envstack.environment.recover import seal_again
+from envstack.environment.rollback import exchange
 from envstack.environment.steps import Step
-from envstack.environment.swap import commit, discard, make_spare
+from envstack.environment.swap import commit, discard, is_dirty, make_spare, new_upper
 from envstack.errors import EnvstackError, StateError
 from envstack.model import (
+    Brought,
     EnvId,
     Environment,
     Layer,
@@ -26,56 +38,113 @@ from envstack.model import (
     LayerState,
     new_id,
 )
-from envstack.sources import directory
 from envstack.store.records import Op, Transition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from envstack.environment.base import Request
+    from envstack.environment.context import Context
+    from envstack.model import Checkpoint, CheckpointId
+    from envstack.stackfile import StackFile
 
-    from envstack.environment.context import Context, Progress
-    from envstack.model import Chain
-    from envstack.stackfile import DirLayer, StackFile
+_SAVED = "saved before the layers were built anew"
 
 
-def up(ctx: Context, env: Environment | None, stack: StackFile, progress: Progress) -> Environment:
+def up(ctx: Context, env: Environment | None, stack: StackFile, request: Request) -> Brought:
     """Bring up the environment of a stack file; `env` is what the store knows of it, if anything.
 
-    Returns the environment as it stands. Raises StateError where the stack file says something
-    else than what is up or what the history stands on, and what building a layer raises.
+    Raises StateError where the stack file says something else than what is up or what the history
+    stands on, and what building a layer raises. A rebuild keeps the history, whose checkpoints
+    stand on the layers as they were; it raises Held while somebody is inside.
     """
-    if env is not None and env.wanted and (visible_mount(env) or env.id in ctx.kept):
-        _require_same(env, stack, "is up")
+    is_up = env is not None and env.wanted and (visible_mount(env) or env.id in ctx.kept)
+    if env is not None and is_up:
+        if request.rebuild is None:
+            _require_same(env, stack, "is up")
         if not visible_mount(env):
             put_back(ctx, env)
             ctx.faults.pop(env.id, None)
-        return env
-    env_id = EnvId(new_id()) if env is None else env.id
+        if request.rebuild is None:
+            return Brought(env, outdated(ctx, env, stack))
+        return _rebuild(ctx, env, stack, request)
+    return _bring(ctx, env, stack, request)
+
+
+def _bring(ctx: Context, known: Environment | None, stack: StackFile, request: Request) -> Brought:
+    """Bring up what is down, or was never up."""
+    env = _first(stack) if known is None else _renamed(known, stack)
     with ExitStack() as undo:
-        undo.callback(_undo, ctx, env_id, env)
-        declared = _declared(ctx, env_id, env, stack, progress)
-        if env is None and not os.path.lexists(declared.mount):
-            undo.callback(remove_mount_point, declared)
-        _mount(ctx, declared, _obsolete(env, declared))
+        undo.callback(_undo, ctx, env.id, known)
+        _require_free(ctx, env)
+        if known is None and not os.path.lexists(env.mount):
+            undo.callback(remove_mount_point, env)
+        prepare_mount_point(ctx, env)
+        if known is None or _wants_layers(ctx, known, env, stack, request):
+            env = _on(build_base(ctx, env, stack, request), env, _name_upper(ctx, env.id))
+        saved = _mount(ctx, known, env)
         undo.pop_all()
-    ctx.defer(partial(make_spare, ctx, declared))
-    return replace(declared, wanted=True)
+    ctx.defer(partial(make_spare, ctx, env))
+    env = replace(env, wanted=True)
+    return Brought(env, outdated(ctx, env, stack), saved)
 
 
-def _declared(
-    ctx: Context, env_id: EnvId, env: Environment | None, stack: StackFile, progress: Progress
-) -> Environment:
-    """Return the environment as the stack file has it, its layers built."""
-    if env is None:
-        return _declare(ctx, env_id, stack, progress)
-    if env.stack != stack.canonical():
-        return _redeclare(ctx, env, stack, progress)
-    return env
+def _wants_layers(
+    ctx: Context, known: Environment, env: Environment, stack: StackFile, request: Request
+) -> bool:
+    """Tell whether the layers are to be built; raises StateError where they must not be.
+
+    Names, `env` and the mount point may change at any time while it is down; its layers only while
+    nothing stands on them, or by a rebuild.
+    """
+    if request.rebuild is not None:
+        return True
+    is_same = _layers_of(known) == _layers_of(env)
+    if is_same and not outdated(ctx, env, stack):
+        return False
+    untouched = not ctx.store.layers.exists(known.upper) or is_untouched(ctx, known)
+    if ctx.store.db.checkpoints(known.id) or not untouched:
+        if not is_same:
+            _require_same(known, stack, "has a history that stands on the layers as they were")
+        return False
+    return True
+
+
+def _rebuild(ctx: Context, env: Environment, stack: StackFile, request: Request) -> Brought:
+    """Exchange what is mounted for a fresh upper on layers that are built anew."""
+    at = require_mount(env)
+    renamed = _renamed(env, stack)
+    if renamed.mount != env.mount:
+        raise StateError("the mount point changed, and cannot move while it is up", "envstack down")
+    require_nobody(at, request.ignore, "build the layers anew")
+    with ExitStack() as undo:
+        undo.callback(_undo, ctx, env.id, env)
+        base = build_base(ctx, renamed, stack, request)
+        after = _on(base, renamed, new_upper(ctx, env))
+        saved = None if is_untouched(ctx, env) else _candidate(env)
+        require_nobody(at, request.ignore, "build the layers anew")
+        obsolete = _obsolete(ctx, after, saved)
+        done = exchange(ctx, env, at, after, saved, _states(after, obsolete))
+        undo.pop_all()
+    _discard(ctx, obsolete)
+    return Brought(after, (), done.checkpoint.id if done.checkpoint else None)
+
+
+def _on(base: tuple[LayerId, ...], env: Environment, upper: LayerId) -> Environment:
+    """Return an environment as it begins on a base."""
+    return replace(env, base=base, lowers=base, upper=upper, head=None)
+
+
+def _states(env: Environment, obsolete: set[LayerId]) -> dict[LayerId, LayerState]:
+    return {
+        **dict.fromkeys(env.base, LayerState.SEALED),
+        **dict.fromkeys(obsolete, LayerState.DISCARDED),
+    }
 
 
 def _undo(ctx: Context, env_id: EnvId, known: Environment | None) -> None:
-    """Forget what was built for an `up` that failed: all of a new environment, else the layers.
+    """Forget what was begun for an `up` that failed: all of a new environment, else the layers.
 
-    Where a new environment cannot be forgotten, for want of space, it stays whole, and down.
+    Layers that were built stay: the next `up` finds them. Where a new environment cannot be
+    forgotten, for want of space, it stays whole, and down.
     """
     if known is None and ctx.store.db.knows(env_id):
         ctx.store.db.purge(env_id)
@@ -88,18 +157,29 @@ def _undo(ctx: Context, env_id: EnvId, known: Environment | None) -> None:
                 ctx.defer(partial(discard, ctx, layer.id))
 
 
-def _obsolete(known: Environment | None, env: Environment) -> set[LayerId]:
-    """Return the layers that stood under the stack file as it was, and are no part of it now."""
-    before = () if known is None else (*known.base, known.upper)
-    return set(before) - {*env.base, env.upper}
+def _obsolete(ctx: Context, env: Environment, saved: Checkpoint | None) -> set[LayerId]:
+    """Return the layers of stack files that neither the environment nor its history needs."""
+    history = ctx.store.db.checkpoints(env.id) + ([saved] if saved else [])
+    needed = {*env.base, *env.lowers, *(layer for row in history for layer in row.chain)}
+    rows = ctx.store.db.layers(env.id)
+    return {layer.id for layer in rows if layer.key is not None} - needed
 
 
-def _mount(ctx: Context, env: Environment, obsolete: set[LayerId]) -> None:
-    _require_free(ctx, env)
+def _discard(ctx: Context, obsolete: set[LayerId]) -> None:
+    for layer in obsolete:
+        ctx.defer(partial(discard, ctx, layer))
+
+
+def _mount(ctx: Context, known: Environment | None, env: Environment) -> CheckpointId | None:
+    """Mount `env`, which is `known` from now on; return what was saved for its upper's sake."""
     after = replace(env, wanted=True)
-    states = dict.fromkeys(env.base, LayerState.SEALED) | {env.upper: LayerState.UPPER}
-    states |= dict.fromkeys(obsolete, LayerState.DISCARDED)
-    transition = Transition(Op.UP, after, states)
+    replaced = known if known is not None and known.upper != env.upper else None
+    saved = _saved(ctx, replaced) if replaced else None
+    obsolete = _obsolete(ctx, env, saved)
+    states = _states(env, obsolete) | {env.upper: LayerState.UPPER}
+    if replaced:
+        states[replaced.upper] = LayerState.SEALING if saved else LayerState.DISCARDED
+    transition = Transition(Op.UP, after, states, saved)
     ctx.announce(Step.REGISTER)
     ctx.store.db.begin(transition)
     with ExitStack() as back:
@@ -108,8 +188,24 @@ def _mount(ctx: Context, env: Environment, obsolete: set[LayerId]) -> None:
         back.callback(take_off, ctx, after)
         commit(ctx, env, transition)
         back.pop_all()
-    for layer in obsolete:
-        ctx.defer(partial(discard, ctx, layer))
+    _discard(ctx, obsolete)
+    if replaced and saved:
+        ctx.defer(partial(seal_again, ctx, replaced.upper))
+        ctx.defer(partial(count, ctx, after, saved))
+    elif replaced:
+        ctx.defer(partial(discard, ctx, replaced.upper))
+    return saved.id if saved else None
+
+
+def _saved(ctx: Context, env: Environment) -> Checkpoint | None:
+    """Return the checkpoint that keeps what the upper of a known environment holds, if anything."""
+    if not ctx.store.layers.exists(env.upper) or not is_dirty(ctx, env):
+        return None
+    return _candidate(env)
+
+
+def _candidate(env: Environment) -> Checkpoint:
+    return new_checkpoint(env, sealed_chain(env), _SAVED, None)
 
 
 def _require_free(ctx: Context, env: Environment) -> None:
@@ -128,27 +224,31 @@ def _require_same(env: Environment, stack: StackFile, why: str) -> None:
         words = "; ".join(stackfile.differences(env.stack, written))
         raise StateError(
             f"the stack file of {env.name!r} changed, and it {why}: {words}",
-            "put the stack file back as it was; only without its history can it begin anew",
+            "put it back as it was, or: envstack up --rebuild (the history stays)",
         )
 
 
-def _declare(ctx: Context, env_id: EnvId, stack: StackFile, progress: Progress) -> Environment:
-    """Return a new environment, its layers built and its upper named, not in the store as yet."""
-    base = _build_base(ctx, env_id, stack, progress)
+def _first(stack: StackFile) -> Environment:
+    """Return a new environment without layers, which is not in the store as yet."""
     return Environment(
-        id=env_id,
+        id=EnvId(new_id()),
         name=stack.name,
         stack_path=stack.path,
         project=stack.project,
         mount=stack.mount,
         stack=stack.canonical(),
-        base=base,
-        upper=_name_upper(ctx, env_id),
-        lowers=base,
+        base=(),
+        upper=LayerId(""),
+        lowers=(),
         head=None,
         wanted=False,
         created_at=now(),
     )
+
+
+def _renamed(env: Environment, stack: StackFile) -> Environment:
+    """Return a known environment as the stack file has it now, on the layers that it has."""
+    return replace(env, name=stack.name, mount=stack.mount, stack=stack.canonical())
 
 
 def _name_upper(ctx: Context, env: EnvId) -> LayerId:
@@ -158,77 +258,5 @@ def _name_upper(ctx: Context, env: EnvId) -> LayerId:
     return upper.id
 
 
-def _redeclare(ctx: Context, env: Environment, stack: StackFile, progress: Progress) -> Environment:
-    """Return a known environment under a changed stack file.
-
-    Names, `env` and the mount point may change at any time while it is down; its layers only while
-    nothing stands on them.
-    """
-    renamed = replace(env, name=stack.name, mount=stack.mount, stack=stack.canonical())
-    if _layers_of(env) == _layers_of(renamed):
-        return renamed
-    untouched = not ctx.store.layers.exists(env.upper) or is_untouched(ctx, env)
-    if ctx.store.db.checkpoints(env.id) or not untouched:
-        _require_same(env, stack, "has a history that stands on the layers as they were")
-    base = _build_base(ctx, env.id, stack, progress)
-    # A fresh one, because the root of the old one is like that of the old base.
-    return replace(renamed, base=base, lowers=base, upper=_name_upper(ctx, env.id))
-
-
 def _layers_of(env: Environment) -> object:
     return json.loads(env.stack)["layers"]
-
-
-def _build_base(ctx: Context, env: EnvId, stack: StackFile, progress: Progress) -> Chain:
-    """Build the layers of the stack and return their chain."""
-    _check_directories(ctx, stack)
-    ctx.announce(Step.STAGE)
-    built: list[LayerId] = []
-    for number, entry in enumerate(stack.layers, 1):
-        kind = LayerKind.DIR if entry.by_reference else LayerKind.COPY
-        layer = Layer(LayerId(new_id()), kind, LayerState.BUILDING, entry.name, entry.dir)
-        ctx.store.db.add_layer(env, layer)
-        if kind is LayerKind.COPY:
-            below = (*ctx.store.trees(tuple(built)), stack.project)
-            which = f"layer {number} of {len(stack.layers)}: {entry.name}"
-            _copy(ctx, layer.id, entry, below, partial(_tell, progress, which))
-        built.insert(0, layer.id)
-    return tuple(built)
-
-
-def _tell(progress: Progress, which: str, count: int) -> None:
-    progress(f"{which}, {count:,} entries copied")
-
-
-def _copy(
-    ctx: Context,
-    layer: LayerId,
-    entry: DirLayer,
-    below: Sequence[bytes],
-    tick: Callable[[int], None],
-) -> None:
-    ctx.announce(Step.COPY)
-    tree = ctx.store.layers.stage(layer)
-    try:
-        directory.build(entry, tree, below, tick)
-    except OSError as error:
-        where = os.fsdecode(error.filename) if error.filename else os.fsdecode(entry.dir)
-        raise EnvstackError(
-            f"layer {entry.name!r} cannot be copied: {error.strerror}: {where}",
-            "free some space for the store" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "",
-        ) from error
-    ctx.announce(Step.PUBLISH)
-    record = {"id": layer, "kind": LayerKind.COPY, "name": entry.name, "source": entry.dir}
-    ctx.store.layers.publish(layer, record)
-
-
-def _check_directories(ctx: Context, stack: StackFile) -> None:
-    """Raise StackFileError, with position, for a directory that cannot be a layer."""
-    home = os.path.realpath(ctx.store.home)
-    for index, layer in enumerate(stack.layers):
-        if is_within(home, layer.dir) or is_within(layer.dir, home):
-            raise stack.fault(
-                index,
-                "dir",
-                f"the store ({os.fsdecode(home)}) and this directory lie in one another",
-            )

@@ -15,6 +15,7 @@ AT_EMPTY_PATH = 0x1000
 AT_FDCWD = -100
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWPID = 0x20000000
 
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
@@ -40,14 +41,20 @@ UMOUNT_NOFOLLOW = 8
 
 MAX_HANDLE_SZ = 128
 
+MS_NOSUID = 0x02
+MS_NODEV = 0x04
+MS_NOEXEC = 0x08
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 
 AT_STATX_DONT_SYNC = 0x4000
+
+_PR_SET_PDEATHSIG = 1
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -220,7 +227,7 @@ def umount(path: bytes, flags: int = 0) -> None:
 
 
 def set_propagation(path: bytes, flags: int) -> None:
-    """Make the mount at `path` private or shared: MS_PRIVATE or MS_SHARED, MS_REC for its tree."""
+    """Make the mount at `path` MS_PRIVATE, MS_SHARED or MS_SLAVE; with MS_REC, its tree too."""
     _check(
         _libc.mount(None, path, None, ctypes.c_ulong(flags), None),
         f"mount propagation of {os.fsdecode(path)}",
@@ -254,6 +261,15 @@ def open_on_mount(descriptor: int, mount: int, flags: int) -> int:
     )
 
 
+def mount_proc(path: bytes) -> None:
+    """Mount at `path` what proc(5) shows of the caller's pid namespace."""
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    _check(
+        _libc.mount(b"proc", path, b"proc", ctypes.c_ulong(flags), None),
+        f"mount proc at {os.fsdecode(path)}",
+    )
+
+
 def syncfs(descriptor: int) -> None:
     """Write out all of the file system that `descriptor` is on (syncfs(2))."""
     _check(_libc.syncfs(ctypes.c_int(descriptor)), "syncfs")
@@ -262,6 +278,23 @@ def syncfs(descriptor: int) -> None:
 def unshare(flags: int) -> None:
     """Move the calling thread into new namespaces (unshare(2)); os.unshare came with 3.12."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(descriptor: int, flags: int) -> None:
+    """Move the calling thread into namespaces of the process that a pidfd names (Linux 5.8).
+
+    `flags` says which: with CLONE_NEWNS, root and cwd become the root of that mount namespace; with
+    CLONE_NEWPID, children to come are meant. os.setns came with Python 3.12.
+    """
+    _check(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(flags)), "setns")
+
+
+def set_death_signal(number: int) -> None:
+    """Let the kernel send this process the signal when its parent ends (PR_SET_PDEATHSIG)."""
+    _check(
+        _libc.prctl(ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(number)),
+        "prctl PR_SET_PDEATHSIG",
+    )
 
 
 def mount_id(path: bytes, *, dir_fd: int = AT_FDCWD) -> int:

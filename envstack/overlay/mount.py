@@ -39,12 +39,15 @@ _CARRIED_OVER = {
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """What is to be mounted: `lowers` topmost first, absolute paths; `source` names the mount."""
+    """What is to be mounted: `lowers` topmost first, absolute paths; `source` names the mount.
+
+    Without `upper` and `work` it is read-only, and takes two lowers at the least.
+    """
 
     source: bytes
     lowers: tuple[bytes, ...]
-    upper: bytes
-    work: bytes
+    upper: bytes = b""
+    work: bytes = b""
 
 
 def build(overlay: Overlay, like: bytes) -> int:
@@ -59,8 +62,9 @@ def build(overlay: Overlay, like: bytes) -> int:
         sys.fsconfig_string(context, b"source", overlay.source)
         for lower in overlay.lowers:
             sys.fsconfig_string(context, b"lowerdir+", _spelling(lower, opened))
-        sys.fsconfig_string(context, b"upperdir", _spelling(overlay.upper, opened))
-        sys.fsconfig_string(context, b"workdir", _spelling(overlay.work, opened))
+        for key, place in ((b"upperdir", overlay.upper), (b"workdir", overlay.work)):
+            if place:
+                sys.fsconfig_string(context, key, _spelling(place, opened))
         for key, value in _OPTIONS.items():
             sys.fsconfig_string(context, key, value)
         sys.fsconfig_create(context)

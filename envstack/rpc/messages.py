@@ -34,6 +34,7 @@ CANCELLED = -32800
 HELLO = "hello"
 CANCEL = "$/cancel"
 PROGRESS = "progress"
+OUTPUT = "output"
 
 Id = int | str
 Json = dict[str, Any]
@@ -91,6 +92,13 @@ class Progress:
     total: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a command printed that a request runs; the texts of a request make one stream."""
+
+    text: str
+
+
 Message = Request | Notification | Response | Failure
 
 
@@ -126,6 +134,11 @@ def progress(request_id: Id, value: Progress) -> Notification:
     """Return the notification that says how far the request has come."""
     params = {"message": value.message, "done": value.done, "total": value.total}
     return Notification(PROGRESS, {"id": request_id, **params})
+
+
+def output(request_id: Id, value: Output) -> Notification:
+    """Return the notification that carries what a command printed."""
+    return Notification(OUTPUT, {"id": request_id, "text": value.text})
 
 
 def decode_request(line: bytes) -> Request | Notification:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from envstack.errors import EnvstackError
     from envstack.model import (
+        Brought,
         Change,
         Checkpoint,
         CheckpointId,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
         RolledBack,
         Sealed,
         Status,
+        Terms,
+        Trusted,
     )
 
 Json = dict[str, Any]
@@ -101,6 +104,22 @@ def status(value: Status) -> Json:
         "holders": [holder(row) for row in value.holders],
         "left_below": [holder(row) for row in value.left_below],
     }
+
+
+def brought(value: Brought, state: Status) -> Json:
+    """Return the answer to `up`: `status`, and what became of the layers."""
+    return {**status(state), "outdated": list(value.outdated), "saved": value.saved}
+
+
+def terms(value: Terms) -> Json:
+    """Return the answer to `trust`: what a stack file may run from now on."""
+    commands = [{"layer": layer, "run": command} for layer, command in value.commands]
+    return {"stack": os.fsdecode(value.stack_path), "digest": value.digest, "commands": commands}
+
+
+def trusted(value: Trusted) -> Json:
+    """Return one row of `trust --list`."""
+    return {"stack": os.fsdecode(value.stack_path), "digest": value.digest, "at": value.at}
 
 
 def sealed(value: Sealed) -> Json:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from envstack.stackfile.reader import load, parse
-    from envstack.stackfile.stack import DirLayer, StackFile, differences
+    from envstack.stackfile.stack import DirLayer, Entry, RunLayer, StackFile, differences
 
 __all__ = [
     "DirLayer",
+    "Entry",
+    "RunLayer",
     "StackFile",
     "differences",
     "load",
@@ -28,7 +30,7 @@ def __getattr__(name: str) -> Any:
     match name:
         case "load" | "parse":
             module = "reader"
-        case "DirLayer" | "StackFile" | "differences":
+        case "DirLayer" | "RunLayer" | "StackFile" | "differences":
             module = "stack"
         case _:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

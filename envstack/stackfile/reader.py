@@ -14,9 +14,16 @@ from pydantic import ValidationError
 
 from envstack.errors import EnvstackError, NotFound, UsageError
 from envstack.stackfile import rules, tree, words
-from envstack.stackfile.schema import Dir, Stack
+from envstack.stackfile.schema import Dir, Run, Stack
 from envstack.stackfile.source import SIZE_LIMIT, decode, printable
-from envstack.stackfile.stack import DirLayer, StackFile, locate_dir, locate_mount
+from envstack.stackfile.stack import (
+    DirLayer,
+    Entry,
+    RunLayer,
+    StackFile,
+    locate_dir,
+    locate_mount,
+)
 from envstack.stackfile.template import default_name
 
 if TYPE_CHECKING:
@@ -82,7 +89,7 @@ def _check(text: bytes, path: bytes, placed: tuple[Check, ...]) -> StackFile:
     source = decode(text, path)
     root, faults = tree.read(source)
     project = os.path.dirname(path)
-    faults += [*rules.kinds(root), *rules.names(root)]
+    faults += [*rules.kinds(root), *rules.names(root), *rules.runs(root)]
     for rule in placed:
         faults += rule(root, project)
     try:
@@ -97,7 +104,7 @@ def _check(text: bytes, path: bytes, placed: tuple[Check, ...]) -> StackFile:
         path=path,
         project=project,
         mount=locate_mount(project, stack.mount),
-        layers=tuple(_layer(layer, project) for layer in stack.layers if isinstance(layer, Dir)),
+        layers=tuple(_layers(stack, project)),
         env=stack.env,
         ignore=tuple(stack.watch.ignore),
         source=source,
@@ -105,10 +112,15 @@ def _check(text: bytes, path: bytes, placed: tuple[Check, ...]) -> StackFile:
     )
 
 
-def _layer(layer: Dir, project: bytes) -> DirLayer:
-    return DirLayer(
-        name=layer.name,
-        dir=locate_dir(project, layer.dir),
-        at=os.path.normpath(layer.at.encode()),
-        copy=layer.copy_,
-    )
+def _layers(stack: Stack, project: bytes) -> Iterator[Entry]:
+    for layer in stack.layers:
+        match layer:
+            case Dir():
+                yield DirLayer(
+                    name=layer.name,
+                    dir=locate_dir(project, layer.dir),
+                    at=os.path.normpath(layer.at.encode()),
+                    copy=layer.copy_,
+                )
+            case Run():
+                yield RunLayer(name=layer.name, run=layer.run, inputs=tuple(layer.inputs))

@@ -25,6 +25,14 @@ def kinds(root: Node) -> Iterator[Fault]:
             yield Fault(layer.entries[key].key.at, f"`{key}` layers: not yet in this version")
 
 
+def runs(root: Node) -> Iterator[Fault]:
+    """A command runs on top of something: the kernel mounts no overlay without a lower layer."""
+    first = next(_layers(root), None)
+    if first is not None and "run" in first.entries:
+        message = "a `run` layer needs a layer below it: put a `dir` first"
+        yield Fault(first.entries["run"].key.at, message)
+
+
 def names(root: Node) -> Iterator[Fault]:
     """No two layers share a name."""
     first: dict[str, int] = {}

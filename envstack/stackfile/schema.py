@@ -25,7 +25,7 @@ DEFAULT_MOUNT = ".envstack/merged"
 KINDS = ("dir", "archive", "image", "git", "run")
 """The keys that say what a layer is made of; each layer has exactly one."""
 
-NOT_YET = frozenset({"archive", "image", "git", "run"})
+NOT_YET = frozenset({"archive", "image", "git"})
 """Kinds that are known here and that nothing builds."""
 
 RESERVED = frozenset({"root", "workdir", "cmd", "extends", "platform", "insecure", "submodules"})
@@ -106,7 +106,7 @@ class Run(_Layer):
     """What a command changes on top of the layers below."""
 
     run: Text
-    inputs: list[Text] = Field(default_factory=list)
+    inputs: list[PathBelow] = Field(default_factory=list)
 
 
 def _kind(layer: Any) -> str:

@@ -37,6 +37,29 @@ class DirLayer:
         """Whether the directory itself is mounted: not copied, and not moved below `at`."""
         return not self.copy and self.at == b"."
 
+    def facts(self) -> dict[str, Any]:
+        """Return what makes this layer what it is, as `StackFile.canonical` writes it."""
+        return {"dir": _text(self.dir), "at": _text(self.at), "copy": self.copy}
+
+
+@dataclass(frozen=True, slots=True)
+class RunLayer:
+    """A layer made by a shell command on top of the layers below it.
+
+    `inputs` are paths and glob patterns of the merged tree below: what the result depends on.
+    """
+
+    name: str
+    run: str
+    inputs: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what makes this layer what it is, as `StackFile.canonical` writes it."""
+        return {"run": self.run, "inputs": list(self.inputs)}
+
+
+Entry = DirLayer | RunLayer
+
 
 @dataclass(frozen=True, slots=True)
 class StackFile:
@@ -52,7 +75,7 @@ class StackFile:
     path: bytes
     project: bytes
     mount: bytes
-    layers: tuple[DirLayer, ...]
+    layers: tuple[Entry, ...]
     env: dict[str, str]
     ignore: tuple[str, ...]
     source: Source = field(repr=False, compare=False)
@@ -80,15 +103,7 @@ class StackFile:
             "name": self.name,
             "mount": _text(self.mount),
             "env": self.env,
-            "layers": [
-                {
-                    "name": layer.name,
-                    "dir": _text(layer.dir),
-                    "at": _text(layer.at),
-                    "copy": layer.copy,
-                }
-                for layer in self.layers
-            ],
+            "layers": [{"name": layer.name, **layer.facts()} for layer in self.layers],
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"))
 

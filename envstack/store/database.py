@@ -6,6 +6,7 @@ One connection and one writer; each method that writes is one transaction, durab
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sqlite3
 import threading
@@ -24,15 +25,14 @@ from envstack.model import (
     Environment,
     Layer,
     LayerId,
-    LayerKind,
     LayerState,
 )
+from envstack.store import rows
 from envstack.store.ballast import Ballast
 from envstack.store.records import (
     Transition,
     dump_chain,
     dump_transition,
-    load_chain,
     load_transition,
 )
 
@@ -45,18 +45,12 @@ _LITTLE_SPACE = 1 << 18
 _NEEDED = 1 << 17
 """Bytes that a change of state takes at the most, its rows and the directories of an upper."""
 
-FORMAT = 1
+FORMAT = 2
 """`PRAGMA user_version` of the stores that this version writes."""
 
-_ENVIRONMENT = (
-    "id, name, stack_path, project, mount, stack, base, upper, lowers, head, wanted, created_at"
-)
-_LAYER = "id, kind, state, name, source"
-_CHECKPOINT = (
-    "checkpoint.id, checkpoint.env, parent, message, tag, created_at, mode, chain,"
-    " added, modified, deleted, coalesce(layer.state, 'sealed') = 'sealed'"
-    " FROM checkpoint LEFT JOIN layer ON layer.id = json_extract(chain, '$[0]')"
-)
+
+_BUILT = "key IS NOT NULL AND state = 'sealed'"
+_NOBODYS = "env NOT IN (SELECT id FROM environment)"
 
 
 class Database:
@@ -94,7 +88,8 @@ class Database:
             self._connection.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection for one transaction, durable when the context ends."""
         with self._lock:
             self._ballast.hold()
             try:
@@ -127,7 +122,11 @@ class Database:
             return self._without_space(str(error))
         return EnvstackError(f"the store's database cannot be used: {error}")
 
-    def _require_space(self) -> None:
+    def require_space(self) -> None:
+        """Let the ballast go if space is short; raise EnvstackError where that is not enough.
+
+        For what a user asks for: before the first row of a change of state is written.
+        """
         if not self._ballast.release(_NEEDED):
             raise self._without_space("a change of state would not fit")
 
@@ -143,19 +142,20 @@ class Database:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
-    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    def find(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return what a query finds."""
         with self._lock, self._explained():
             return self._connection.execute(query, values).fetchall()
 
     def environments(self) -> list[Environment]:
         """Return every environment, oldest first."""
-        query = f"SELECT {_ENVIRONMENT} FROM environment ORDER BY created_at, id"
-        return [_environment(row) for row in self._rows(query)]
+        query = f"SELECT {rows.ENVIRONMENT} FROM environment ORDER BY created_at, id"
+        return [rows.environment(row) for row in self.find(query)]
 
     def chain(self, chain: Chain) -> list[Layer]:
         """Return the layers of a chain in its order. Raises Damaged if one has no row."""
-        query = f"SELECT {_LAYER} FROM layer WHERE id IN (SELECT value FROM json_each(?))"
-        found = {row[0]: _layer(row) for row in self._rows(query, dump_chain(chain))}
+        query = f"SELECT {rows.LAYER} FROM layer WHERE id IN (SELECT value FROM json_each(?))"
+        found = {row[0]: rows.layer(row) for row in self.find(query, dump_chain(chain))}
         for layer in chain:
             if layer not in found:
                 raise Damaged(f"layer {layer} is missing from the store's database")
@@ -170,59 +170,84 @@ class Database:
 
     def knows(self, env: EnvId) -> bool:
         """Tell whether the environment is still there: background work may outlive it."""
-        return bool(self._rows("SELECT 1 FROM environment WHERE id = ?", env))
+        return bool(self.find("SELECT 1 FROM environment WHERE id = ?", env))
 
     def find_layer(self, layer: LayerId) -> Layer | None:
         """Return one layer, or None if no row has that id."""
-        rows = self._rows(f"SELECT {_LAYER} FROM layer WHERE id = ?", layer)
-        return _layer(rows[0]) if rows else None
+        found = self.find(f"SELECT {rows.LAYER} FROM layer WHERE id = ?", layer)
+        return rows.layer(found[0]) if found else None
 
     def layers(self, env: EnvId | None = None) -> list[Layer]:
         """Return the layers of one environment, or of all."""
-        query = f"SELECT {_LAYER} FROM layer WHERE ?1 IS NULL OR env = ?1"
-        return [_layer(row) for row in self._rows(query, env)]
+        query = f"SELECT {rows.LAYER} FROM layer WHERE ?1 IS NULL OR env = ?1"
+        return [rows.layer(row) for row in self.find(query, env)]
+
+    def built(self, env: EnvId) -> list[Layer]:
+        """Return the layers with a key that this environment may take: its own, and nobody's.
+
+        Nobody's are those of an environment that never came up, or is gone.
+        """
+        query = f"SELECT {rows.LAYER} FROM layer WHERE {_BUILT} AND (env = ? OR {_NOBODYS})"
+        return [rows.layer(row) for row in self.find(query, env)]
+
+    def adopt(self, layer: LayerId, env: EnvId) -> bool:
+        """Make one of the layers of `built` the environment's own; False if it has gone by now."""
+        with self.transaction() as connection:
+            done = connection.execute(
+                f"UPDATE layer SET env = ?1 WHERE id = ?2 AND {_BUILT}"
+                f" AND (env = ?1 OR {_NOBODYS})",
+                (env, layer),
+            )
+            return done.rowcount == 1
 
     def checkpoints(self, env: EnvId) -> list[Checkpoint]:
         """Return the environment's checkpoints, newest first."""
-        query = f"SELECT {_CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
-        return [_checkpoint(row) for row in self._rows(query, env)]
+        query = f"SELECT {rows.CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
+        return [rows.checkpoint(row) for row in self.find(query, env)]
 
     def checkpoints_on(self, layer: LayerId) -> list[Checkpoint]:
         """Return the checkpoints whose topmost layer this is."""
-        query = f"SELECT {_CHECKPOINT} WHERE json_extract(chain, '$[0]') = ? ORDER BY seq"
-        return [_checkpoint(row) for row in self._rows(query, layer)]
+        query = f"SELECT {rows.CHECKPOINT} WHERE json_extract(chain, '$[0]') = ? ORDER BY seq"
+        return [rows.checkpoint(row) for row in self.find(query, layer)]
+
+    def history(self) -> set[LayerId]:
+        """Return every layer that a checkpoint stands on."""
+        return {
+            layer
+            for (layer,) in self.find("SELECT DISTINCT value FROM checkpoint, json_each(chain)")
+        }
 
     def uncounted(self) -> list[Checkpoint]:
         """Return the checkpoints whose changes nobody has counted."""
-        query = f"SELECT {_CHECKPOINT} WHERE added IS NULL ORDER BY seq"
-        return [_checkpoint(row) for row in self._rows(query)]
+        query = f"SELECT {rows.CHECKPOINT} WHERE added IS NULL ORDER BY seq"
+        return [rows.checkpoint(row) for row in self.find(query)]
 
     def intent(self, env: EnvId) -> Transition | None:
         """Return what was begun on the environment and neither committed nor abandoned."""
-        rows = self._rows("SELECT transition FROM intent WHERE env = ?", env)
-        return load_transition(rows[0][0]) if rows else None
+        found = self.find("SELECT transition FROM intent WHERE env = ?", env)
+        return load_transition(found[0][0]) if found else None
 
     def add_layer(self, env: EnvId, layer: Layer) -> None:
         """Insert one layer."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO layer (id, env, kind, state, name, source) VALUES (?, ?, ?, ?, ?, ?)",
-                (layer.id, env, layer.kind, layer.state, layer.name, layer.source),
+                f"INSERT INTO layer (env, {rows.LAYER}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (env, *dataclasses.astuple(layer)),
             )
 
     def set_layer_state(self, layer: LayerId, state: LayerState) -> None:
         """Change where a layer is in its life."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             _set_states(connection, {layer: state})
 
     def remove_layer(self, layer: LayerId) -> None:
         """Forget a layer whose directory is gone."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM layer WHERE id = ?", (layer,))
 
     def set_counts(self, checkpoint: CheckpointId, counts: Counts) -> None:
         """Write down what a checkpoint changed against its parent."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 "UPDATE checkpoint SET added = ?, modified = ?, deleted = ? WHERE id = ?",
                 (counts.added, counts.modified, counts.deleted, checkpoint),
@@ -235,18 +260,18 @@ class Database:
         StateError where another environment has the mount point, EnvstackError where there is too
         little space to commit it: what was begun and cannot be committed is half a change.
         """
-        self._require_space()
+        self.require_space()
         env = transition.after
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 connection.execute(
                     "INSERT INTO intent (env, transition) VALUES (?, ?)",
                     (env.id, dump_transition(transition)),
                 )
                 connection.execute(
-                    f"INSERT OR IGNORE INTO environment ({_ENVIRONMENT})"
+                    f"INSERT OR IGNORE INTO environment ({rows.ENVIRONMENT})"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
-                    _columns(env)[:10] + _columns(env)[11:],
+                    rows.columns(env)[:10] + rows.columns(env)[11:],
                 )
                 if not connection.execute(
                     "SELECT 1 FROM environment WHERE id = ?", (env.id,)
@@ -260,15 +285,16 @@ class Database:
     def commit(self, transition: Transition, at: str) -> None:
         """Make a transition the truth, close its intent and write the row in `ops`."""
         env = transition.after
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             before = connection.execute(
                 "SELECT json_object('head', head, 'upper', upper, 'lowers', json(lowers),"
                 " 'wanted', wanted) FROM environment WHERE id = ?",
                 (env.id,),
             ).fetchone()[0]
-            columns = _columns(env)
+            columns = rows.columns(env)
             connection.execute(
-                f"UPDATE environment SET ({_ENVIRONMENT}) = (?,?,?,?,?,?,?,?,?,?,?,?) WHERE id = ?",
+                f"UPDATE environment SET ({rows.ENVIRONMENT})"
+                " = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?",
                 (*columns, env.id),
             )
             _set_states(connection, transition.states)
@@ -284,14 +310,14 @@ class Database:
 
     def abandon(self, env: EnvId, discarded: Iterable[LayerId]) -> None:
         """Close an intent as if it had not been; `discarded` are the layers made for it."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM intent WHERE env = ?", (env,))
             _set_states(connection, dict.fromkeys(discarded, LayerState.DISCARDED))
 
     def purge(self, env: EnvId) -> None:
         """Forget an environment and its history; its layers may be deleted from here on."""
-        self._require_space()
-        with self._transaction() as connection:
+        self.require_space()
+        with self.transaction() as connection:
             for table in ("intent", "checkpoint", "ops"):
                 connection.execute(f"DELETE FROM {table} WHERE env = ?", (env,))
             connection.execute("DELETE FROM environment WHERE id = ?", (env,))
@@ -312,10 +338,10 @@ def _require_known_format(path: bytes) -> None:
     how = "mode=ro" if os.path.exists(path + b"-wal") else "immutable=1"
     with closing(sqlite3.connect(f"file:{quote(path)}?{how}", uri=True)) as connection:
         found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > FORMAT:
+    if found not in (0, FORMAT):
         raise Damaged(
             f"the store has format {found}; this version of envstack knows {FORMAT}",
-            "use the newer envstack that wrote it",
+            "use the envstack that wrote it, or move the store aside",
         )
 
 
@@ -336,55 +362,4 @@ def _insert_checkpoint(connection: sqlite3.Connection, row: Checkpoint) -> None:
             dump_chain(row.chain),
             *((counts.added, counts.modified, counts.deleted) if counts else (None, None, None)),
         ),
-    )
-
-
-def _columns(env: Environment) -> tuple[Any, ...]:
-    return (
-        *(env.id, env.name, env.stack_path, env.project, env.mount, env.stack),
-        *(dump_chain(env.base), env.upper, dump_chain(env.lowers), env.head),
-        *(int(env.wanted), env.created_at),
-    )
-
-
-def _environment(row: tuple[Any, ...]) -> Environment:
-    return Environment(
-        id=EnvId(row[0]),
-        name=row[1],
-        stack_path=row[2],
-        project=row[3],
-        mount=row[4],
-        stack=row[5],
-        base=load_chain(row[6]),
-        upper=LayerId(row[7]),
-        lowers=load_chain(row[8]),
-        head=row[9],
-        wanted=bool(row[10]),
-        created_at=row[11],
-    )
-
-
-def _layer(row: tuple[Any, ...]) -> Layer:
-    return Layer(
-        id=LayerId(row[0]),
-        kind=LayerKind(row[1]),
-        state=LayerState(row[2]),
-        name=row[3],
-        source=row[4],
-    )
-
-
-def _checkpoint(row: tuple[Any, ...]) -> Checkpoint:
-    counts = None if row[8] is None else Counts(row[8], row[9], row[10])
-    return Checkpoint(
-        id=CheckpointId(row[0]),
-        env=EnvId(row[1]),
-        parent=row[2],
-        message=row[3],
-        tag=row[4],
-        created_at=row[5],
-        mode=row[6],
-        chain=load_chain(row[7]),
-        changes=counts,
-        sealed=bool(row[11]),
     )

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
+import math
 import os
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,9 @@ from envstack.store.removal import remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_log = logging.getLogger(__name__)
 
 
 class Layers:
@@ -58,9 +64,26 @@ class Layers:
         os.mkdir(tree, 0o755)
         return tree
 
+    def stage_work(self, layer: LayerId) -> bytes:
+        """Return a workdir for a staged tree that is an upper while it is built."""
+        work = os.path.join(self._staging, layer.encode(), b"work")
+        os.mkdir(work, 0o700)
+        return work
+
+    @contextmanager
+    def empty(self) -> Iterator[bytes]:
+        """Yield an empty directory in `staging/`, for as long as the context lasts."""
+        directory = self._unused(LayerId("empty"))
+        os.mkdir(directory, 0o700)
+        try:
+            yield directory
+        finally:
+            os.rmdir(directory)
+
     def publish(self, layer: LayerId, record: dict[str, Any]) -> None:
         """Move a staged layer to its place, durably; `record` is what `layer.json` says of it."""
         staged = os.path.join(self._staging, layer.encode())
+        remove(os.path.join(staged, b"work"))
         _write_record(staged, record)
         _sync_tree(staged)
         os.rename(staged, self._path(layer))
@@ -91,6 +114,13 @@ class Layers:
     def exists(self, layer: LayerId) -> bool:
         """Tell whether the layer has its tree."""
         return os.path.isdir(self.fs(layer))
+
+    def age(self, layer: LayerId) -> float:
+        """Return the seconds since the layer was made; without end where it has no directory."""
+        try:
+            return time.time() - os.stat(self._path(layer)).st_mtime
+        except FileNotFoundError:
+            return math.inf
 
     def is_empty(self, layer: LayerId) -> bool:
         """Tell whether nothing was written into the layer's tree, its root's metadata aside.
@@ -137,9 +167,16 @@ class Layers:
         return place
 
     def sweep(self) -> None:
-        """Delete whatever a killed daemon left in `staging/`."""
+        """Delete whatever a killed daemon left in `staging/`.
+
+        What does not let itself be deleted, because a command that is being killed still writes
+        there, is left to the next start.
+        """
         for name in os.listdir(self._staging):
-            remove(os.path.join(self._staging, name))
+            try:
+                remove(os.path.join(self._staging, name))
+            except OSError as error:
+                _log.warning("%s stays in staging: %s", os.fsdecode(name), error)
 
 
 def _write_record(directory: bytes, record: dict[str, Any]) -> None:

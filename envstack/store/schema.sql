@@ -19,7 +19,8 @@ CREATE TABLE layer (
     kind    TEXT NOT NULL,
     state   TEXT NOT NULL,
     name    TEXT,
-    source  BLOB
+    source  BLOB,
+    key     TEXT
 ) STRICT;
 
 CREATE INDEX layer_of_env ON layer (env);
@@ -44,6 +45,14 @@ CREATE TABLE checkpoint (
 CREATE TABLE intent (
     env         TEXT PRIMARY KEY,
     transition  TEXT NOT NULL
+) STRICT;
+
+-- The commands of stack files that somebody said yes to: the content by its digest.
+CREATE TABLE trust (
+    stack_path  BLOB NOT NULL,
+    digest      TEXT NOT NULL,
+    at          TEXT NOT NULL,
+    PRIMARY KEY (stack_path, digest)
 ) STRICT;
 
 -- What was done, from what to what; undo reads it.

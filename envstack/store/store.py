@@ -10,6 +10,7 @@ from envstack.errors import Damaged
 from envstack.model import Chain, LayerKind
 from envstack.store.database import Database
 from envstack.store.layers import Layers
+from envstack.store.trust import Trust
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """A context manager over the store at `home`; `db` and `layers` are its two halves."""
+    """A context manager over the store at `home`; `db` and `layers` are its two halves.
+
+    `trust` is a table of `db`.
+    """
 
     def __init__(self, home: bytes) -> None:
         self.home = home
@@ -28,6 +32,7 @@ class Store:
         _require_database(database, os.path.join(home, b"layers"))
         # First the database: a store of a newer format is left untouched.
         self.db = Database(database)
+        self.trust = Trust(self.db)
         try:
             self.layers = Layers(home)
         except BaseException:

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack.daemon import process
@@ -105,4 +106,4 @@ class Obedience:
 def run(environ: Mapping[str, str], ready_fd: int, orders: Path) -> int:
     """Be the daemon under `orders` until it ends; return its exit code."""
     announce = Obedience(Orders(orders))
-    return process.main(environ, ready_fd, lambda home: Service(home, announce))
+    return process.main(environ, ready_fd, partial(Service, announce=announce))

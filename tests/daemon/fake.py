@@ -146,7 +146,7 @@ def main() -> int:
     patience = process.Patience(settings.get("linger", 5.0), settings.get("grace", 20.0))
     try:
         return process.main(
-            os.environ, ready_fd, lambda _home: FakeService(settings.get("start_error")), patience
+            os.environ, ready_fd, lambda *_: FakeService(settings.get("start_error")), patience
         )
     except errors.EnvstackError as error:
         print(f"told: {error.message}", file=sys.stderr)

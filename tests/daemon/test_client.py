@@ -134,11 +134,11 @@ def test_a_daemon_of_another_home_is_not_taken_for_this_ones(
 
 
 def test_progress_is_handed_on(daemon: FakeDaemon) -> None:
-    told: list[client.Progress] = []
+    told: list[client.Progress | client.Output] = []
     with daemon.start() as connection:
         connection.call("report_much", {"times": 3}, told.append)
         assert connection.call("echo", {"n": 1}, told.append) == {"n": 1}
-    assert all(said.message == "counting" and said.total == 3 for said in told)
+    assert {getattr(said, "message", None) for said in told} <= {"counting"}
 
 
 def test_an_answer_of_many_megabytes_arrives(daemon: FakeDaemon) -> None:
@@ -168,7 +168,7 @@ def test_a_request_that_is_too_long_is_refused_as_such(daemon: FakeDaemon) -> No
         connection.call("echo", {"s": "x" * (1 << 22)})
 
 
-def interrupt(_: client.Progress) -> None:
+def interrupt(_: client.Progress | client.Output) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
@@ -191,7 +191,7 @@ def test_a_daemon_that_dies_amid_a_request_is_said_to_have_ended(daemon: FakeDae
     with daemon.start() as connection:
         pid = connection.daemon_pid
 
-        def kill(_: client.Progress) -> None:
+        def kill(_: client.Progress | client.Output) -> None:
             os.kill(pid, signal.SIGKILL)
 
         with pytest.raises(errors.NoDaemon, match="ended before it answered") as told:

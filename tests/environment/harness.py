@@ -21,6 +21,7 @@ from anyio.from_thread import start_blocking_portal
 from envstack.daemon.calls import Call
 from envstack.daemon.service import Service
 from envstack.errors import EnvstackError
+from envstack.linux.launcher import Launcher
 from envstack.linux.mountinfo import read_mounts, stack_at
 from envstack.rpc import shapes
 from envstack.rpc.messages import Request
@@ -66,7 +67,8 @@ class Engine(Sandbox):
         """Start the service, which recovers. Raises what keeps the daemon from starting."""
         with ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal())
-            self.service = Service(os.fsencode(self.home), self._announce)
+            launcher = stack.enter_context(Launcher())
+            self.service = Service(os.fsencode(self.home), launcher, self._announce)
             stack.enter_context(self._portal.wrap_async_context_manager(self.service))
             counted = dataclasses.replace(self.context, defer=self._counting(self.context.defer))
             self.service._ctx = counted

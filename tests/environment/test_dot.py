@@ -259,6 +259,25 @@ def test_a_project_with_layers_of_its_own_and_of_its_neighbours(
     trees.remove(place)
 
 
+def test_commands_run_over_the_project_and_see_what_is_below(dot: Engine) -> None:
+    command = {"name": "made", "run": "pwd > made; cat known >> made", "inputs": ["known"]}
+    copy = {"name": "copy", "dir": "dir", "at": "copied"}
+    dot.declare({"layers": [PROJECT, command, copy]})
+    before = trees.snapshot(dot.project)
+    dot.up()
+    assert (dot.project / "made").read_text() == f"{dot.project}\nknown\n"
+    dot.write("known", "changed above\n")
+    remove("dir")(dot.project)
+    assert dot.up()["outdated"] == []
+    dot.stop()
+    assert dot.up(rebuild="")["saved"]
+    assert (dot.project / "made").read_text() == f"{dot.project}\nknown\n"
+    assert (dot.project / "copied/inner").read_text() == "inner\n"
+    assert (dot.project / "known").read_text() == "known\n"
+    dot.down()
+    assert trees.snapshot(dot.project) == before
+
+
 def test_two_projects_over_themselves(make_engine: Make, directory: Callable[[], Path]) -> None:
     engines = [furnish(make_engine(mount=".", project=directory()))]
     other = directory()

@@ -47,9 +47,8 @@ env: {PORT: 8080}
         "1:10: version 2 is newer than this envstack, which reads version 1",
         "2:1: unknown key `mnt`: did you mean `mount`?",
         "5:11: two layers are named `a`; the first is in line 4",
-        "6:5: `run` layers: not yet in this version",
         "7:5: `at` does not go with `run`",
-        "8:5: a layer needs `dir`",
+        "8:5: a layer needs `dir` or `run`",
         "8:15: unknown key `dri`: did you mean `dir`?",
         '9:13: `PORT` must be text, and YAML reads this as a number: quote it, "8080"',
     ]
@@ -169,12 +168,22 @@ def test_a_reserved_key_is_refused_as_not_yet(key: str) -> None:
         ("archive: a.tar, sha256: " + "a" * 64, "archive"),
         ("image: 'docker://registry.example/a'", "image"),
         ("git: 'https://host.example/a', rev: v1, at: lib", "git"),
-        ("run: make, inputs: [Makefile]", "run"),
     ],
 )
 def test_a_kind_that_nothing_builds_is_refused_as_not_yet(layer: str, kind: str) -> None:
     found = faults_of(in_layer(f"{{name: a, {layer}}}"))
     assert found == [f"3:15: `{kind}` layers: not yet in this version"]
+
+
+def test_a_command_needs_a_layer_below_it() -> None:
+    found = faults_of(in_layer("{name: a, run: make}"))
+    assert found == ["3:15: a `run` layer needs a layer below it: put a `dir` first"]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x"])
+def test_an_input_is_a_path_of_the_tree_below(path: str) -> None:
+    text = in_layer("{name: a, dir: .}\n  - {name: b, run: make, inputs: [" + path + "]}")
+    assert [fault.partition(" ")[0] for fault in faults_of(text)] == ["4:35:"]
 
 
 def test_no_fault_speaks_in_the_terms_of_the_validator() -> None:

@@ -1,0 +1,99 @@
+"""What each layer of a stack file is made from, as a key: layers of one key are the same.
+
+A directory by reference enters by its path, a copy by its path and place, a command by all that it
+can see and that is declared: itself, the variables, where it runs, the keys of the layers below and
+the content of its inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from envstack import stackfile
+from envstack.environment.swap import mount_of
+from envstack.errors import EnvstackError
+from envstack.model import LayerKind
+from envstack.overlay.mount import Overlay
+from envstack.sources import inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from envstack.environment.context import Context
+    from envstack.model import Chain, Environment
+    from envstack.stackfile import Entry, RunLayer, StackFile
+
+
+def kind_of(entry: Entry) -> LayerKind:
+    """Return the kind of layer that an entry becomes."""
+    if isinstance(entry, stackfile.RunLayer):
+        return LayerKind.RUN
+    return LayerKind.DIR if entry.by_reference else LayerKind.COPY
+
+
+def key_of(
+    ctx: Context,
+    env: Environment,
+    stack: StackFile,
+    number: int,
+    below: Chain,
+    keys: Sequence[str | None],
+) -> str:
+    """Return the key of the entry of that number, from 0; `keys` are those of the chain `below`.
+
+    Raises StackFileError for an input that is not there.
+    """
+    entry = stack.layers[number]
+    facts = {"kind": kind_of(entry), **entry.facts()}
+    if isinstance(entry, stackfile.RunLayer):
+        # The path too: a virtual environment that is moved no longer starts.
+        facts |= {"env": stack.env, "mount": os.fsdecode(stack.mount), "below": keys}
+        facts["content"] = _inputs(ctx, env, stack, number, entry, below)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _inputs(
+    ctx: Context, env: Environment, stack: StackFile, number: int, entry: RunLayer, below: Chain
+) -> str:
+    try:
+        with _view(ctx, env, below) as root:
+            return inputs.digest(root, entry.inputs)
+    except inputs.NoMatchError as error:
+        message = f"`{error.args[0]}` matches nothing in the layers below"
+        raise stack.fault(number, "inputs", message) from None
+    except OSError as error:
+        raise EnvstackError(
+            f"the inputs of layer {entry.name!r} cannot be read: {error.strerror}"
+        ) from error
+
+
+@contextmanager
+def _view(ctx: Context, env: Environment, chain: Chain) -> Iterator[bytes]:
+    """Yield a path under which the chain is seen as one tree, mounts upon its directories aside."""
+    with ctx.store.layers.empty() as bottom:
+        # An overlay without an upper takes two layers, and there may be one.
+        lowers = (*ctx.trees(env, chain), bottom)
+        like = ctx.beneath.reach(env, env.project)
+        mount = mount_of(ctx, Overlay(b"envstack-view", lowers), like)
+        try:
+            yield b"/proc/self/fd/%d" % mount
+        finally:
+            os.close(mount)
+
+
+def outdated(ctx: Context, env: Environment, stack: StackFile) -> tuple[str, ...]:
+    """Return the names of the layers that are made from something else than what is there now."""
+    layers = list(reversed(ctx.store.db.chain(env.base)))
+    if len(layers) != len(stack.layers):
+        return tuple(entry.name for entry in stack.layers)
+    found = []
+    for number, (entry, layer) in enumerate(zip(stack.layers, layers, strict=True)):
+        below = env.base[len(layers) - number :]
+        keys = [under.key for under in layers[:number]]
+        if key_of(ctx, env, stack, number, below, keys) != layer.key:
+            found.append(entry.name)
+    return tuple(found)
