@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from envstack.overlay.merged import LayerTree
     from tests.support.ground import Ground
     from tests.support.sandbox import Sandbox
     from tests.support.trees import Tree
@@ -455,9 +454,9 @@ def test_what_is_counted_while_it_goes_up_or_down_is_counted_right(
         if turns:
             dot.call(f"env.{turns.pop(0)}", stack=str(dot.stack))
 
-    def diff_after_turn(*chains: tuple[LayerTree, ...]) -> object:
+    def diff_after_turn(*what: Any) -> object:
         turn()
-        return diff(*chains)
+        return diff(*what)
 
     dot.up()
     dot.write("new")
