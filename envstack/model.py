@@ -102,6 +102,40 @@ Chain = tuple[LayerId, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a directory by reference looked like at `taken_ns`, in nanoseconds since the epoch.
+
+    `digest` is empty, and so like no other, where it changed before it could be taken. `root` tells
+    the directory itself from another one in its place.
+    """
+
+    digest: str
+    entries: int
+    root: str
+    taken_ns: int
+
+
+class DriftReason(StrEnum):
+    """What became of a layer below the mount: its content, its directory, or all of it."""
+
+    CHANGED = "changed"
+    REPLACED = "replaced"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One layer that is not what was mounted; `paths` are a few that changed, relative to it."""
+
+    layer: LayerId
+    name: str
+    reason: DriftReason
+    paths: tuple[bytes, ...]
+    entries_before: int
+    entries_now: int
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A named point of history. `created_at` is RFC 3339 in UTC; `changes` is None until counted.
 
@@ -226,6 +260,7 @@ class Status:
 
     `left_below` are those who stand in the project below a mount over it: `up` alone looks for
     them.
+    `drift` are the layers that are known to have changed below the mount; None: never looked.
     """
 
     env: Environment
@@ -235,6 +270,7 @@ class Status:
     holders: tuple[Holder, ...] = ()
     reason: str | None = None
     left_below: tuple[Holder, ...] = ()
+    drift: tuple[Drift, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +310,15 @@ class Sealed:
 
     checkpoint: Checkpoint
     duration_ms: float
+    stranded: tuple[Holder, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Relaid:
+    """The answer to `up --relay`: was the mount exchanged, and under what were changes sealed."""
+
+    is_exchanged: bool
+    saved: CheckpointId | None = None
     stranded: tuple[Holder, ...] = field(default=())
 
 

@@ -67,7 +67,8 @@ def _sealed(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     yield f"checkpoint {text.revision(row['id'], paint)}{tag}{title}{took}"
     if row["changes"] is not None and not any(row["changes"].values()):
         yield paint("dim", "nothing had changed; it is a name for what was there")
-    yield from _left_behind(row["stranded"], paint)
+    yield from text.left_behind(row["stranded"], paint)
+    yield from text.drift(row["drift"], paint)
 
 
 def rollback(
@@ -108,10 +109,5 @@ def _rolled_back(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["saved"]:
         saved = text.revision(row["saved"], paint)
         yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
-    yield from _left_behind(row["stranded"], paint)
-
-
-def _left_behind(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
-    if rows:
-        yield paint("yellow", "left behind in the old tree, which is read-only now:")
-        yield from text.holders(rows, paint)
+    yield from text.left_behind(row["stranded"], paint)
+    yield from text.drift(row["drift"], paint)

@@ -19,6 +19,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from envstack import stackfile
+from envstack.daemon import below
 from envstack.daemon.asking import askers, audience, check_of
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
@@ -29,6 +30,7 @@ from envstack.environment import (
     checkpoint,
     compare,
     down,
+    drift,
     history,
     inside,
     recover,
@@ -136,6 +138,7 @@ class Service:
     async def _up(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
         path = os.path.realpath(params.path("stack"))
+        is_relay, force = params.flag("relay"), params.flag("force")
         consent, trusts = params.optional_text("consent"), params.flag("trust")
         environ = {
             os.fsencode(name): os.fsencode(value) for name, value in params.texts("environ").items()
@@ -147,6 +150,10 @@ class Service:
             if trusts or consent == trust.terms(stack).digest:
                 trust.trust(self._ctx, stack)
             brought = up.up(self._ctx, env, stack, request)
+            if env is not None and env.wanted:  # else it was mounted just now, as it is
+                if is_relay:
+                    return below.lay_anew(self._ctx, call, brought, force=force)
+                drift.look_now_or_soon(self._ctx, brought.env)
             shown = status.status(self._ctx, brought.env.id)
             left = inside.left_below(brought.env, request.ignore)
             return shapes.brought(brought, replace(shown, left_below=left))
@@ -185,9 +192,12 @@ class Service:
 
     async def _status(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
+        is_look = params.flag("drift")
 
         def work() -> Any:
             env = self._find(params)
+            if is_look:
+                below.look(self._ctx, call, env)
             return shapes.status(status.status_with_holders(self._ctx, env.id, askers(call)))
 
         return await self._in_thread(work)
@@ -228,7 +238,8 @@ class Service:
         )
 
         def work(env: Environment) -> Any:
-            return shapes.sealed(checkpoint.checkpoint(self._ctx, env, request))
+            done = shapes.sealed(checkpoint.checkpoint(self._ctx, env, request))
+            return {**done, **below.known(self._ctx, env)}
 
         return await self._on_environment(params, work)
 
@@ -245,10 +256,10 @@ class Service:
 
         def work(env: Environment) -> Any:
             if dry_run:
-                return shapes.rolled_back(
-                    rollback.preview(self._ctx, env, request.rev, check_of(call))
-                )
-            return shapes.rolled_back(rollback.rollback(self._ctx, env, request))
+                done = rollback.preview(self._ctx, env, request.rev, check_of(call))
+            else:
+                done = rollback.rollback(self._ctx, env, request)
+            return {**shapes.rolled_back(done), **below.known(self._ctx, env)}
 
         return await self._on_environment(params, work)
 

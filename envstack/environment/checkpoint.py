@@ -26,7 +26,8 @@ from envstack.store.records import Op, Transition
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
-    from envstack.model import Chain
+    from envstack.linux.mountinfo import Mount
+    from envstack.model import Chain, Holder
 
 ROTATE = "rotate"
 """The `mode` of a checkpoint whose layer is the upper itself."""
@@ -54,6 +55,17 @@ def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
         check_tag(ctx, env, request.tag)
     if is_untouched(ctx, env):
         return Sealed(_mark(ctx, env, request), since(began))
+    row, stranded = rotate(ctx, env, mount, request)
+    return Sealed(row, since(began), stranded)
+
+
+def rotate(
+    ctx: Context, env: Environment, mount: Mount, request: Request
+) -> tuple[Checkpoint, tuple[Holder, ...]]:
+    """Seal the upper, empty or not; return its checkpoint, and those who were left behind.
+
+    Raises Held, and StateError for a history that has reached the kernel's depth.
+    """
     sealed = sealed_chain(env)
     stranded = require_strandable(mount, request.ignore, "checkpoint", force=request.force)
     upper = new_upper(ctx, env)
@@ -69,10 +81,9 @@ def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
             checkpoint=row,
         ),
     )
-    answer = Sealed(row, since(began), stranded)
     ctx.defer(lambda: make_spare(ctx, env))
     ctx.defer(lambda: count(ctx, env, row))
-    return answer
+    return row, stranded
 
 
 def is_untouched(ctx: Context, env: Environment) -> bool:

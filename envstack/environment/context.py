@@ -14,6 +14,7 @@ from envstack.errors import NotUp, StateError
 from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
+    from envstack.environment.drift import Look
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
@@ -44,8 +45,9 @@ class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
 
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
-    `faults` says why an environment that is wanted up could not be mounted. `beneath` holds the
-    projects that environments are mounted over.
+    `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
+    of the layers below one that is. `beneath` holds the projects that environments are mounted
+    over.
     """
 
     store: Store
@@ -54,6 +56,7 @@ class Context:
     launcher: Launcher
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
+    looks: dict[EnvId, Look] = field(default_factory=dict)
     beneath: Beneath = field(default_factory=Beneath)
 
     def trees(self, env: Environment, chain: Chain) -> tuple[bytes, ...]:
@@ -72,6 +75,7 @@ class Context:
 
     def release(self, env: EnvId) -> None:
         """Let the kept clone go; the superblock is synced here if it was the last reference."""
+        self.looks.pop(env, None)
         clone = self.kept.pop(env, None)
         if clone is not None:
             os.close(clone)

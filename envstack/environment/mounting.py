@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from envstack.environment import drift
 from envstack.environment.context import covered
 from envstack.environment.steps import Step
 from envstack.environment.swap import build, dress_root, prepare_upper
@@ -42,6 +43,7 @@ def mount(ctx: Context, env: Environment) -> None:
         ctx.beneath.hold(env)
         undo.callback(ctx.beneath.release, env.id)
         ctx.announce(Step.PREPARE)
+        drift.forget(ctx, env)
         _prepare(ctx, env)
         _require_xattrs(ctx.store.layers.work(env.upper))
         ctx.announce(Step.BUILD)
@@ -56,6 +58,7 @@ def _attach(ctx: Context, env: Environment, new: int) -> None:
         ctx.keep(env.id, overlay.clone(new))
     finally:
         os.close(new)
+    drift.watch(ctx, env)
 
 
 def prepare_mount_point(ctx: Context, env: Environment) -> None:

@@ -13,6 +13,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
+from envstack.environment import drift
 from envstack.environment.context import covered, mount_source, visible_mount
 from envstack.environment.history import count
 from envstack.environment.mounting import mount, put_back
@@ -150,6 +151,7 @@ def _adopt(ctx: Context, env: Environment) -> None:
         ctx.keep(env.id, overlay.clone(found))
     finally:
         os.close(found)
+    drift.watch(ctx, env)
 
 
 def _sort_layers(ctx: Context) -> None:

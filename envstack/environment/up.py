@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
+from envstack.environment import drift
 from envstack.environment.base import build_base
 from envstack.environment.checkpoint import is_untouched, new_checkpoint, sealed_chain
 from envstack.environment.context import now, require_mount, visible_mount
@@ -124,6 +125,7 @@ def _rebuild(ctx: Context, env: Environment, stack: StackFile, request: Request)
         obsolete = _obsolete(ctx, after, saved)
         done = exchange(ctx, env, at, after, saved, _states(after, obsolete))
         undo.pop_all()
+    drift.remounted(ctx, after)
     _discard(ctx, obsolete)
     return Brought(after, (), done.checkpoint.id if done.checkpoint else None)
 

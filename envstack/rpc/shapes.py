@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         Checkpoint,
         CheckpointId,
         Counts,
+        Drift,
         Holder,
+        Relaid,
         RolledBack,
         Sealed,
         Status,
@@ -109,6 +111,32 @@ def status(value: Status) -> Json:
         "cursor": None,
         "holders": [holder(row) for row in value.holders],
         "left_below": [holder(row) for row in value.left_below],
+        "drift": drift(value.drift),
+    }
+
+
+def drift(rows: Iterable[Drift] | None) -> list[Json] | None:
+    """Return the layers that changed below the mount, or None where nobody has looked."""
+    if rows is None:
+        return None
+    return [
+        {
+            "layer": row.layer,
+            "name": row.name,
+            "reason": str(row.reason),
+            "paths": [_path(path) for path in row.paths],
+            "entries_before": row.entries_before,
+            "entries_now": row.entries_now,
+        }
+        for row in rows
+    ]
+
+
+def relaid(value: Relaid) -> Json:
+    """Return how `up --relay` did it."""
+    return {
+        "mode": "swap" if value.is_exchanged else "refresh",
+        "stranded": [holder(row) for row in value.stranded],
     }
 
 

@@ -25,6 +25,20 @@ CREATE TABLE layer (
 
 CREATE INDEX layer_of_env ON layer (env);
 
+-- What a directory by reference looked like when it was last mounted.
+CREATE TABLE fingerprint (
+    layer     TEXT PRIMARY KEY,
+    digest    TEXT NOT NULL,
+    entries   INTEGER NOT NULL,
+    root      TEXT NOT NULL,
+    taken_ns  INTEGER NOT NULL
+) STRICT;
+
+CREATE TRIGGER fingerprint_goes_with_layer AFTER DELETE ON layer
+BEGIN
+    DELETE FROM fingerprint WHERE layer = old.id;
+END;
+
 CREATE TABLE checkpoint (
     seq         INTEGER PRIMARY KEY AUTOINCREMENT,
     id          TEXT NOT NULL UNIQUE,

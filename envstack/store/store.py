@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from envstack.errors import Damaged
 from envstack.model import Chain, LayerKind
 from envstack.store.database import Database
+from envstack.store.fingerprints import Fingerprints
 from envstack.store.layers import Layers
 from envstack.store.trust import Trust
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Store:
     """A context manager over the store at `home`; `db` and `layers` are its two halves.
 
-    `trust` is a table of `db`.
+    `trust` and `fingerprints` are tables of `db`.
     """
 
     def __init__(self, home: bytes) -> None:
@@ -33,6 +34,7 @@ class Store:
         # First the database: a store of a newer format is left untouched.
         self.db = Database(database)
         self.trust = Trust(self.db)
+        self.fingerprints = Fingerprints(self.db)
         try:
             self.layers = Layers(home)
         except BaseException:

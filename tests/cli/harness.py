@@ -307,6 +307,7 @@ def status(**other: Any) -> Json:
         "cursor": None,
         "holders": [],
         "left_below": [],
+        "drift": None,
     }
     return {**row, **other}
 
@@ -315,6 +316,19 @@ def listed(**other: Any) -> Json:
     """Return a row of `ls`."""
     kept = {"size": 4096, "size_exact": True, "checkpoints": 2, "stack_exists": True}
     return {**status(), **kept, **other}
+
+
+def drifted(**other: Any) -> Json:
+    """Return a layer that changed below the mount."""
+    row = {
+        "layer": "aa",
+        "name": "base",
+        "reason": "changed",
+        "paths": [{"path": "src/a"}, {"path": "b"}],
+        "entries_before": 7,
+        "entries_now": 8,
+    }
+    return {**row, **other}
 
 
 def brought(**other: Any) -> Json:
@@ -331,8 +345,13 @@ def answers() -> Mapping[str, Any]:
         "env.status": status(),
         "env.glance": {**status(), "dirty": False},
         "env.list": [listed()],
-        "env.checkpoint": {**checkpoint(changes=None), "duration_ms": 0.6, "stranded": []},
-        "env.rollback": {**rolled, "stranded": [], "paths": []},
+        "env.checkpoint": {
+            **checkpoint(changes=None),
+            "duration_ms": 0.6,
+            "stranded": [],
+            "drift": None,
+        },
+        "env.rollback": {**rolled, "stranded": [], "paths": [], "drift": None},
         "env.log": [logged()],
         "env.diff": [{"path": "a", "change": "added", "kind": "file"}],
         "env.compare": {"trees": [], "changes": []},

@@ -53,6 +53,9 @@ THIRD = (write("kept", "third\n"), remove("lib/three"), rename("covered", "found
 """Edits before the first, the second and the next checkpoint: whiteouts, copy-ups, an opaque
 directory."""
 
+BELOW = write("below", "new\n")
+"""An edit of the lowest layer."""
+
 AFTER_CRASH = (write("while nobody watched", "mine\n"), write("kept", "mine too\n"))
 """What the user does while no daemon runs."""
 

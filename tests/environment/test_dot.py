@@ -186,10 +186,10 @@ class TestWithoutFileHandles:
         dot.up()
         sealed = {"base": before, **live(dot)}
         dot.stop()
-        dot.start()
-        dot.write("unsealed")
         with monkeypatch.context() as patch:
             patch.setattr(covered, "sys", BeforeLinux615())
+            dot.start()
+            dot.write("unsealed")
             for act in (dot.checkpoint, dot.rollback, dot.diff, dot.up):
                 with nothing_changes(dot), refused(5) as refusal:
                     act()

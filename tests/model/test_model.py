@@ -115,9 +115,15 @@ class LosesWhatIsNotSealed(Reference):
         return super().rollback(rev, discard=True)
 
 
+class LaysNothingAnew(Reference):
+    def relay(self) -> dict[str, object]:
+        return {"saved": None}
+
+
 @pytest.mark.parametrize(
     "kind",
     [
+        LaysNothingAnew,
         ForgetsTheRoot,
         SealsBelowTheOthers,
         ForgetsWhatWasReplaced,

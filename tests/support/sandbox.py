@@ -67,6 +67,14 @@ class Sandbox:
         environ = {"PATH": os.environ["PATH"]}
         return self._env("up", **{"trust": True, "environ": environ, **params})
 
+    def relay(self) -> Json:
+        """Lay the layers anew."""
+        return self.up(relay=True)
+
+    def directory(self, layer: str) -> Path:
+        """Return the directory of a layer."""
+        return self.project / layer
+
     def down(self, *, purge: bool = False) -> Json:
         """Unmount it; with `purge`, delete it and its history."""
         return self._env("down", purge=purge)
