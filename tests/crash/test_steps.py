@@ -96,7 +96,12 @@ def test_nor_under_shared_propagation(
 @pytest.mark.parametrize(
     "between", [Between.RESTART, *[Between.WORK, Between.WORK_AND_POWER_OFF] * ALL]
 )
-@points(point for point in POINTS if ALL or point[1] in WITH_INTENT | {Step.COUNT})
+@points(
+    point
+    for point in POINTS
+    if (ALL or point[1] in WITH_INTENT | {Step.COUNT})
+    and not point[0].name.startswith("relay")  # they change what no path leads to then
+)
 def test_nor_over_the_project_itself(
     crashbox: Crashbox, operation: Operation, step: Step, nth: int, between: Between
 ) -> None:
