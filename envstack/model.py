@@ -200,6 +200,11 @@ class Environment:
     wanted: bool
     created_at: str
 
+    @property
+    def over_project(self) -> bool:
+        """Whether it is mounted over the project itself, which is hidden below the mount then."""
+        return self.mount == self.project
+
 
 class EnvState(StrEnum):
     UP = "up"
@@ -277,6 +282,8 @@ class StackLayer:
 class Status:
     """An environment as `up`, `status` and `ls` show it. `reason` says why it is degraded.
 
+    `left_below` are those who stand in the project below a mount over it: `up` alone looks for
+    them.
     `drift` are the layers that are known to have changed below the mount; None: never looked.
     """
 
@@ -286,6 +293,7 @@ class Status:
     head: Checkpoint | None
     holders: tuple[Holder, ...] = ()
     reason: str | None = None
+    left_below: tuple[Holder, ...] = ()
     drift: tuple[Drift, ...] | None = None
 
 

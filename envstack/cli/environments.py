@@ -72,10 +72,10 @@ def up(
         params = {"stack": calls.stack_of(out, client, target), "environ": dict(os.environ)}
         how = {"rebuild": rebuild, "trust": trusts, "relay": relay, "force": force}
         answer = up_with_consent(out, client, **params, **how)
-        out.show(answer, _is_up(answer, out.paint))
+        out.show(answer, _up_lines(answer, out.paint))
 
 
-def _is_up(row: dict[str, Any], paint: Paint) -> Iterator[str]:
+def _up_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     state = text.state(row["state"], paint)
     yield f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
     for name in row["outdated"]:
@@ -84,6 +84,13 @@ def _is_up(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["saved"]:
         saved = row["saved"][: text.ID_SHOWN]
         yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
+    if row["left_below"]:
+        yield paint("yellow", "was here before, and still sees the project below the merged tree:")
+        yield from text.holders(row["left_below"], paint)
+        yield 'a shell comes over with: cd "$PWD"'
+    if not place.shows_its_stack_file(row):
+        told = "the stack file in the merged tree is not the one below, which counts"
+        yield paint("yellow", f"{told} (envstack down; edit it; envstack up)")
     if "relaid" in row:
         yield from _relaid_lines(row, row["relaid"], paint)
     yield from text.drift(row["drift"], paint)

@@ -104,10 +104,13 @@ def validate(ctx: typer.Context, stackfile: _StackFile = None, json: Json = Fals
 
     out = begin(ctx, json)
     target = place.here() if stackfile is None else place.named(stackfile)
-    if "stack" not in target:
+    if "stack" in target:
+        checked = load(os.fsencode(target["stack"]))
+    else:
         with calls.running() as client:
-            target = calls.call(out, client, "env.status", **target)
-    checked = load(os.fsencode(target["stack"]))
+            row = calls.call(out, client, "env.status", **target)
+        with place.below(row) as project:
+            checked = load(os.fsencode(row["stack"]), project)
     names = ", ".join(text.escaped(layer.name) for layer in checked.layers)
     summary = f"{text.number_of(len(checked.layers), 'layer')}: {names}"
     out.show(

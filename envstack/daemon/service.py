@@ -11,6 +11,7 @@ import os
 import sys
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -32,6 +33,7 @@ from envstack.environment import (
     drift,
     durability,
     history,
+    inside,
     recover,
     rollback,
     status,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from envstack.linux.launcher import Launcher
     from envstack.model import Environment, Status
     from envstack.overlay.diff import Difference
+    from envstack.stackfile import StackFile
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +147,7 @@ class Service:
         request = Request(audience(call), environ, params.optional_text("rebuild"), askers(call))
 
         def work(env: Environment | None) -> Any:
-            stack = stackfile.load(path)
+            stack = self._load(path)
             if trusts or consent == trust.terms(stack).digest:
                 trust.trust(self._ctx, stack)
             brought = up.up(self._ctx, env, stack, request)
@@ -152,7 +155,9 @@ class Service:
                 if is_relay:
                     return below.lay_anew(self._ctx, call, brought, force=force)
                 drift.look_now_or_soon(self._ctx, brought.env)
-            return shapes.brought(brought, status.status(self._ctx, brought.env.id))
+            shown = status.status(self._ctx, brought.env.id)
+            left = inside.left_below(brought.env, request.ignore)
+            return shapes.brought(brought, replace(shown, left_below=left))
 
         return await self._exclusively(path, lambda: work(self._settled(path)))
 
@@ -160,9 +165,9 @@ class Service:
         path = os.path.realpath(Params(raw).path("stack"))
 
         def work() -> Any:
-            return shapes.terms(trust.trust(self._ctx, stackfile.load(path)))
+            return shapes.terms(trust.trust(self._ctx, self._load(path)))
 
-        return await self._in_thread(work)
+        return await self._exclusively(path, work)
 
     async def _trusted(self, _call: Call, _raw: dict[str, Any]) -> Any:
         return await self._in_thread(
@@ -353,6 +358,12 @@ class Service:
         except (EnvstackError, OSError) as error:
             _log.warning("what was begun cannot be finished yet: %s", error)
             return self._by_stack(stack_path)
+
+    def _load(self, path: bytes) -> StackFile:
+        """Return the stack file at `path`: the one below, where its environment covers it."""
+        env = self._by_stack(path)
+        below = self._ctx.beneath.reach(env, env.project) if env else None
+        return stackfile.load(path, below)
 
     def _by_stack(self, stack_path: bytes) -> Environment | None:
         rows = self._ctx.store.db.environments()

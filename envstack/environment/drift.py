@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack.environment.steps import Step
+from envstack.errors import Unsupported
 from envstack.model import Drift, DriftReason, Fingerprint, LayerKind
 from envstack.sources import fingerprint
 
@@ -171,7 +172,11 @@ def _look(
 def _directories(ctx: Context, env: Environment) -> Iterator[tuple[Layer, bytes]]:
     """Yield the layers by reference, topmost first, and where each is to be read."""
     layers = ctx.store.db.chain(env.lowers)
-    for layer, path in zip(layers, ctx.store.trees(env.lowers), strict=True):
+    try:
+        trees = ctx.trees(env, env.lowers)
+    except Unsupported:  # nobody can look below this mount until it was down
+        return
+    for layer, path in zip(layers, trees, strict=True):
         if layer.kind is LayerKind.DIR:
             yield layer, path
 

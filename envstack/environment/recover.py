@@ -48,7 +48,8 @@ def recover(ctx: Context) -> None:
             ctx.faults[env.id] = f"what was begun cannot be finished yet: {error}"
     take_up(ctx)
     _sort_layers(ctx)
-    for env in ctx.store.db.environments():
+    # One may lie in the merged tree of another: that one comes first.
+    for env in sorted(ctx.store.db.environments(), key=lambda env: len(env.mount)):
         restore(ctx, env)
         if env.id in ctx.kept:
             ctx.defer(partial(make_spare, ctx, env))

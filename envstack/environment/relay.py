@@ -51,7 +51,7 @@ def relay(ctx: Context, env: Environment, request: Request, tick: Callable[[int]
     looked at, and must not raise.
     """
     mount = require_mount(env)
-    require_layers(ctx, env.lowers, f"environment {env.name!r}")
+    require_layers(ctx, env, env.lowers, f"environment {env.name!r}")
     since_ns = time.time_ns()
     if drift.is_replaced(ctx, env):
         done = _exchange(ctx, env, mount, request)

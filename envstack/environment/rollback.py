@@ -59,7 +59,7 @@ def preview(ctx: Context, env: Environment, rev: str, tick: Callable[[], None]) 
     """
     require_mount(env)
     target = resolve(ctx, env, rev)
-    paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, target.chain), tick))
+    paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, env, target.chain), tick))
     return RolledBack(to=target.name, saved=None, mode=SWAP, changes=tally(paths), paths=paths)
 
 
@@ -73,7 +73,7 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
     began = time.perf_counter()
     mount = require_mount(env)
     target = resolve(ctx, env, request.rev)
-    require_layers(ctx, target.chain, target.name)
+    require_layers(ctx, env, target.chain, target.name)
     if target.checkpoint and not request.force:
         require_whole(target.checkpoint)
     if target.chain == env.lowers and is_untouched(ctx, env):

@@ -112,6 +112,7 @@ def status(value: Status) -> Json:
         "upper": env.upper,
         "cursor": None,
         "holders": [holder(row) for row in value.holders],
+        "left_below": [holder(row) for row in value.left_below],
         "drift": drift(value.drift),
     }
 

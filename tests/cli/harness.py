@@ -315,6 +315,7 @@ def status(**other: Any) -> Json:
         "upper": "abcd",
         "cursor": None,
         "holders": [],
+        "left_below": [],
         "drift": None,
     }
     return {**row, **other}

@@ -60,7 +60,9 @@ def _nothing_to_copy(box: Crashbox) -> Expected:
 
 def _nothing_to_run(box: Crashbox) -> Expected:
     """What the command makes is what the upper layer of the others holds."""
-    top = {"name": "top", "run": f"cp -a {box.project}/top/. ."}
+    elsewhere = box.place / "top"  # the project may be mounted over
+    trees.duplicate(box.project / "top", elsewhere)
+    top = {"name": "top", "run": f"cp -a {elsewhere}/. ."}
     box.declare({"layers": [{"name": "bottom", "dir": "bottom"}, top]})
     return _nothing(box)
 

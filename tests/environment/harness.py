@@ -46,8 +46,10 @@ class Engine(Sandbox):
     `at` holds what is to be done when a step is announced, in the thread that takes the step.
     """
 
-    def __init__(self, home: Path, project: Path, layers: dict[str, Any]) -> None:
-        super().__init__(home, project, layers)
+    def __init__(
+        self, home: Path, project: Path, layers: dict[str, Any], mount: str = ".envstack/merged"
+    ) -> None:
+        super().__init__(home, project, layers, mount)
         self.at: dict[Step, Callable[[], object]] = {}
         self.asker = os.getpid()
         self._running: ExitStack | None = None
