@@ -158,22 +158,14 @@ def _program() -> typer.Typer:
     )
     program.callback()(_begin)
     for command in (
-        stack.init,
-        stack.validate,
-        stack.schema,
-        environments.up,
-        trust.trust,
-        environments.down,
-        status.status,
-        status.ls,
-        history.checkpoint,
-        history.rollback,
-        log.log,
-        doctor.doctor,
-        completion.completion,
+        *(stack.init, stack.validate, stack.schema),
+        *(environments.up, trust.trust, environments.down, status.status, status.ls),
+        *(history.checkpoint, history.rollback, log.log),
     ):
         program.command(cls=Command)(command)
     program.command(cls=diff.DiffCommand)(diff.diff)
+    for command in (doctor.doctor, completion.completion):
+        program.command(cls=Command)(command)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")
     by_hand.command(cls=Command)(daemon.run)
     for other in (daemon.start, daemon.stop, daemon.status, daemon.logs):

@@ -41,6 +41,11 @@ layers:
   #   dir: ../data
   #   at: tests/data
 
+  # Made by a command on top of the layers above; run again when the inputs have changed:
+  # - name: venv
+  #   run: python3 -m venv .venv && .venv/bin/pip install -r requirements.txt
+  #   inputs: [requirements.txt]
+
 # Variables for commands that run in the merged tree; always text, so quote numbers.
 # env:
 #   PORT: "8080"
