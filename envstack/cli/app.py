@@ -164,8 +164,8 @@ def _program() -> typer.Typer:
     ):
         program.command(cls=Command)(command)
     program.command(cls=diff.DiffCommand)(diff.diff)
-    for command in (doctor.doctor, completion.completion):
-        program.command(cls=Command)(command)
+    for extra in (doctor.doctor, completion.completion):
+        program.command(cls=Command)(extra)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")
     by_hand.command(cls=Command)(daemon.run)
     for other in (daemon.start, daemon.stop, daemon.status, daemon.logs):
