@@ -136,8 +136,10 @@ def sandbox(
     """
     with ExitStack() as stack:
 
-        def make(*, store: Path = home, **layers: list[Edit]) -> Sandbox:
-            return stack.enter_context(Sandbox(store, project, layers))
+        def make(
+            *, store: Path = home, mount: str = ".envstack/merged", **layers: list[Edit]
+        ) -> Sandbox:
+            return stack.enter_context(Sandbox(store, project, layers, mount))
 
         yield make
 

@@ -46,8 +46,10 @@ class Engine(Sandbox):
     `at` holds what is to be done when a step is announced, in the thread that takes the step.
     """
 
-    def __init__(self, home: Path, project: Path, layers: dict[str, Any]) -> None:
-        super().__init__(home, project, layers)
+    def __init__(
+        self, home: Path, project: Path, layers: dict[str, Any], mount: str = ".envstack/merged"
+    ) -> None:
+        super().__init__(home, project, layers, mount)
         self.at: dict[Step, Callable[[], object]] = {}
         self.asker = os.getpid()
         self._running: ExitStack | None = None
@@ -268,7 +270,7 @@ def nothing_changes(engine: Engine) -> Iterator[None]:
     """Expect the same tree, history and mount table afterwards; the background may work on."""
 
     def seen() -> object:
-        rows = [{**row, "changes": None, "sealed": None} for row in engine.log()]
+        rows = [{**row, "changes": None, "sealed": None, "durable": None} for row in engine.log()]
         table = [(mount.id, mount.point, mount.options) for mount in read_mounts()]
         return trees.snapshot(engine.merged), rows, table
 

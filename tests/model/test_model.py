@@ -51,11 +51,12 @@ class Throwaway(Sandbox):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("propagation")
-def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground) -> None:
+@pytest.mark.parametrize("mount", [".envstack/merged", "."])
+def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground, mount: str) -> None:
     def begin() -> tuple[Sandbox, Judge]:
         project = ground.fresh("p")
         project.mkdir()
-        subject = Throwaway(ground.fresh("h"), project, LAYERS)
+        subject = Throwaway(ground.fresh("h"), project, LAYERS, mount)
         return subject, Judge(ground.fresh("j"), *LAYERS.values())
 
     explore(begin, CHOSEN)
@@ -114,9 +115,15 @@ class LosesWhatIsNotSealed(Reference):
         return super().rollback(rev, discard=True)
 
 
+class LaysNothingAnew(Reference):
+    def relay(self) -> dict[str, object]:
+        return {"saved": None}
+
+
 @pytest.mark.parametrize(
     "kind",
     [
+        LaysNothingAnew,
         ForgetsTheRoot,
         SealsBelowTheOthers,
         ForgetsWhatWasReplaced,
