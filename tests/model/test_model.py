@@ -6,13 +6,14 @@ that `hypothesis.reproduce_failure` takes.
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.support import trees
+from tests.support import filesystems, trees
 from tests.support.edits import apply
 from tests.support.judge import Judge
 from tests.support.machine import LAYERS, explore
@@ -20,6 +21,7 @@ from tests.support.reference import Reference
 from tests.support.sandbox import Sandbox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.ground import Ground
@@ -31,6 +33,7 @@ COMMON = settings(
     phases=[Phase.reuse, Phase.generate, Phase.shrink],
 )
 QUICK = settings(COMMON, max_examples=15, stateful_step_count=40)
+FEW = settings(COMMON, max_examples=4, stateful_step_count=40)
 LONG = settings(COMMON, max_examples=300, stateful_step_count=80)
 CHOSEN = LONG if os.environ.get("ENVSTACK_MODEL") == "long" else QUICK
 
@@ -60,6 +63,23 @@ def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground, moun
         return subject, Judge(ground.fresh("j"), *LAYERS.values())
 
     explore(begin, CHOSEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", filesystems.FILESYSTEMS)
+def test_so_it_is_with_a_store_on_each_file_system(
+    ground: Ground, filesystem: Callable[[str], Path], kind: str
+) -> None:
+    disk = filesystem(kind)
+    numbers = itertools.count()
+
+    def begin() -> tuple[Sandbox, Judge]:
+        project = ground.fresh("p")
+        project.mkdir()
+        subject = Throwaway(disk / f"h{next(numbers)}", project, LAYERS)
+        return subject, Judge(ground.fresh("j"), *LAYERS.values())
+
+    explore(begin, FEW if CHOSEN is QUICK else CHOSEN)
 
 
 def explore_by_hand(ground: Ground, kind: type[Reference], how: settings) -> None:

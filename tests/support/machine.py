@@ -52,6 +52,7 @@ class Subject(Protocol):
     def log(self) -> list[Json]: ...
     def diff(self, a: str | None = None, b: str | None = None) -> list[Json]: ...
     def kill_daemon(self) -> None: ...
+    def power_off(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -348,6 +349,12 @@ class Machine(RuleBasedStateMachine):
         self.create(data, content, mode)
         self.the_merged_tree_is_the_plain_tree()
         self.subject.up()
+
+    @rule()
+    def lose_power(self) -> None:
+        """What was up is mounted again by the next daemon; that no byte is lost, others show."""
+        self.subject.power_off()
+        self.subject.log()
 
     def _put_directory(self, path: bytes, name: bytes) -> None:
         """Put a new directory with one file in the place of what is at `path`."""

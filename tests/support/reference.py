@@ -87,6 +87,9 @@ class Reference:
             for path, change, kind in sorted(self.changes(before, after))
         ]
 
+    def power_off(self) -> None:
+        """There is nothing that would not outlive the machine."""
+
     def kill_daemon(self) -> None:
         """There is none: the mount stays, as it must."""
 

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from envstack.client import connect_or_start
+from envstack.linux.syscalls import MNT_DETACH, umount
 from envstack.rpc.places import places
 from tests.support import waiting
 from tests.support.edits import apply
@@ -148,6 +149,11 @@ class Sandbox:
     def kill_daemon(self) -> None:
         """SIGKILL the daemon and wait for its end; the next call starts another."""
         self._end(signal.SIGKILL)
+
+    def power_off(self) -> None:
+        """Take away what does not outlive the machine; the next call starts it again."""
+        self.kill_daemon()
+        umount(os.fsencode(os.path.abspath(self.merged)), MNT_DETACH)
 
     def stop_daemon(self) -> None:
         """SIGTERM the daemon and wait for its end; the next call starts another."""
