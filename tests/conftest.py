@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import filesystems, needs, trees, waiting
+from tests.support import filesystems, needs, trees, waiting, ways
 from tests.support.ground import Ground, set_propagation
 from tests.support.judge import Judge
 from tests.support.sandbox import Sandbox
@@ -87,6 +87,15 @@ def propagation(request: pytest.FixtureRequest, ground: Ground) -> Iterator[str]
     set_propagation("private")
 
 
+@pytest.fixture(params=[ways.NEWER, ways.OLDER])
+def way(request: pytest.FixtureRequest) -> str:
+    """Both ways of mounting: whatever asks for it mounts through a service that has the one."""
+    chosen: str = request.param
+    if chosen == ways.NEWER and not ways.has_newer():
+        needs.lack("a kernel with `lowerdir+` and mounting beneath (Linux 6.8)")
+    return chosen
+
+
 @pytest.fixture
 def home(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh ENVSTACK_HOME with a short path, set in the environment and not yet made."""
@@ -128,7 +137,7 @@ def filesystem(ground: Ground) -> Iterator[Callable[[str], Path]]:
 
 @pytest.fixture
 def sandbox(
-    home: Path, project: Path, filesystem: Callable[[str], Path]
+    home: Path, project: Path, filesystem: Callable[[str], Path], way: str
 ) -> Iterator[Callable[..., Sandbox]]:
     """`sandbox(base=[edits], …)` makes the project with these layers, bottom first; not yet up.
 
@@ -137,7 +146,7 @@ def sandbox(
     with ExitStack() as stack:
 
         def make(*, store: Path = home, **layers: list[Edit]) -> Sandbox:
-            return stack.enter_context(Sandbox(store, project, layers))
+            return stack.enter_context(Sandbox(store, project, layers, ways.daemon(way)))
 
         yield make
 

@@ -21,7 +21,17 @@ from envstack import stackfile
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.params import Params
-from envstack.environment import checkpoint, down, history, recover, rollback, status, trust, up
+from envstack.environment import (
+    checkpoint,
+    down,
+    exchange,
+    history,
+    recover,
+    rollback,
+    status,
+    trust,
+    up,
+)
 from envstack.environment.base import Request
 from envstack.environment.context import Audience, Context, require_mount, uppers
 from envstack.errors import Cancelled, EnvstackError, NotUp
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from envstack.daemon.calls import Call, Handler
+    from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
     from envstack.model import Environment, Status
@@ -60,10 +71,12 @@ class Service:
         home: bytes,
         launcher: Launcher,
         announce: Callable[[Step], None] = announce_nothing,
+        choose: Callable[[Store], Mounts] = exchange.choose,
     ) -> None:
         self._home = home
         self._launcher = launcher
         self._announce = announce
+        self._choose = choose
         self._stack = AsyncExitStack()
         self._threads = CapacityLimiter(_THREADS)
         self._locks: dict[bytes, anyio.Lock] = defaultdict(anyio.Lock)
@@ -75,7 +88,8 @@ class Service:
             store = stack.enter_context(await to_thread.run_sync(Store, self._home))
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
-            self._ctx = Context(store, self._announce, jobs.defer, self._launcher)
+            mounts = await to_thread.run_sync(self._choose, store)
+            self._ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
             await to_thread.run_sync(recover.recover, self._ctx)
             jobs.open()
             await self._tasks.start(keep_watch, self._put_back)

@@ -20,7 +20,7 @@ from envstack.environment.mounting import is_within
 from envstack.environment.steps import Step
 from envstack.environment.swap import mount_of
 from envstack.errors import EnvstackError, NotFound
-from envstack.linux.launcher import Command
+from envstack.linux.commands import Command
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay.mount import Overlay
 from envstack.overlay.root import copy_root

@@ -13,6 +13,7 @@ from envstack.errors import NotUp, StateError
 from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
+    from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
@@ -50,6 +51,7 @@ class Context:
     announce: Callable[[Step], None]
     defer: Callable[[Job], None]
     launcher: Launcher
+    mounts: Mounts
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
 

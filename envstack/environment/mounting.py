@@ -103,11 +103,13 @@ def put_back(ctx: Context, env: Environment) -> None:
     _require_bare(env)
     _require_no_link(env)
     make_mount_point(env)
-    again = overlay.clone(ctx.kept[env.id])
+    overlay.attach(ctx.kept[env.id], env.mount)
     try:
-        overlay.attach(again, env.mount)
+        # Now, because before Linux 6.15 a detached mount cannot be cloned.
+        clone = overlay.clone(ctx.kept[env.id])
     finally:
-        os.close(again)
+        ctx.release(env.id)
+    ctx.keep(env.id, clone)
 
 
 def _require_bare(env: Environment) -> None:

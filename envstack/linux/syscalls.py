@@ -14,6 +14,7 @@ import os
 AT_EMPTY_PATH = 0x1000
 AT_FDCWD = -100
 
+CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
 
@@ -205,6 +206,14 @@ def mount_setattr(mount: int, attr_set: int = 0, attr_clr: int = 0) -> None:
         ctypes.c_uint(AT_EMPTY_PATH),
         ctypes.byref(attributes),
         ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )
+
+
+def mount(source: bytes, point: bytes, fstype: bytes, flags: int, data: bytes) -> None:
+    """Mount a new `fstype` at `point` (mount(2)); of `data` the kernel reads one page at most."""
+    _check(
+        _libc.mount(source, point, fstype, ctypes.c_ulong(flags), data),
+        f"mount {os.fsdecode(point)}",
     )
 
 

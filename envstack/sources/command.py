@@ -16,7 +16,8 @@ from envstack.errors import CommandFailed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from envstack.linux.launcher import Command, Launcher, Running
+    from envstack.linux.commands import Command
+    from envstack.linux.launcher import Launcher, Running
 
 _READ = 1 << 16
 _KEPT = 4096

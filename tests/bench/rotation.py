@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
-from envstack.environment import checkpoint, down, rollback, up
+from envstack.environment import checkpoint, down, exchange, rollback, up
 from envstack.environment.context import Context, Job
 from envstack.environment.steps import Step
 from envstack.linux.launcher import Launcher
@@ -127,7 +127,7 @@ def _environment(
     jobs: deque[Job] = deque()
     from_step, whole = [], []
     with Launcher() as launcher, Store(os.fsencode(directory / "store")) as store:
-        ctx = Context(store, clock, jobs.append, launcher)
+        ctx = Context(store, clock, jobs.append, launcher, exchange.choose(store))
         stack = stackfile.load(os.fsencode(project / "envstack.yaml"))
         env = up.up(ctx, None, stack, lambda _: None)
         for _ in range(rounds):

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def make_engine(
-    home: Path, project: Path, filesystem: Callable[[str], Path]
+    home: Path, project: Path, filesystem: Callable[[str], Path], way: str
 ) -> Iterator[Callable[..., Engine]]:
     """`make_engine(base=[edits], …, store=…, project=…)` makes a project that is not up yet."""
     default = project
     with ExitStack() as stack:
 
         def make(*, store: Path = home, project: Path = default, **layers: Any) -> Engine:
-            return stack.enter_context(Engine(store, project, layers))
+            return stack.enter_context(Engine(store, project, layers, way))
 
         yield make
 

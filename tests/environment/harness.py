@@ -25,7 +25,7 @@ from envstack.linux.launcher import Launcher
 from envstack.linux.mountinfo import read_mounts, stack_at
 from envstack.rpc import shapes
 from envstack.rpc.messages import Request
-from tests.support import trees, waiting
+from tests.support import trees, waiting, ways
 from tests.support.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -46,8 +46,11 @@ class Engine(Sandbox):
     `at` holds what is to be done when a step is announced, in the thread that takes the step.
     """
 
-    def __init__(self, home: Path, project: Path, layers: dict[str, Any]) -> None:
+    def __init__(
+        self, home: Path, project: Path, layers: dict[str, Any], way: str = ways.NEWER
+    ) -> None:
         super().__init__(home, project, layers)
+        self._choose = ways.CHOICES[way]
         self.at: dict[Step, Callable[[], object]] = {}
         self.asker = os.getpid()
         self._running: ExitStack | None = None
@@ -66,7 +69,7 @@ class Engine(Sandbox):
         with ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal())
             launcher = stack.enter_context(Launcher())
-            self.service = Service(os.fsencode(self.home), launcher, self._announce)
+            self.service = Service(os.fsencode(self.home), launcher, self._announce, self._choose)
             stack.enter_context(self._portal.wrap_async_context_manager(self.service))
             counted = dataclasses.replace(self.context, defer=self._counting(self.context.defer))
             self.service._ctx = counted

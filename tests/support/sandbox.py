@@ -37,8 +37,15 @@ DAEMON = (
 class Sandbox:
     """An environment that is not up yet; leaving the context deletes it and ends its daemon."""
 
-    def __init__(self, home: Path, project: Path, layers: Mapping[str, Sequence[Edit]]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        project: Path,
+        layers: Mapping[str, Sequence[Edit]],
+        daemon: Sequence[str] = DAEMON,
+    ) -> None:
         """Write one directory a layer, bottom first, and the stack file into `project`."""
+        self._daemon = daemon
         self.home = home
         self.project = project
         self.stack = project / "envstack.yaml"
@@ -112,7 +119,7 @@ class Sandbox:
             where = f"ENVSTACK_HOME={self.home}"
             self._client = connect_or_start(
                 places({"ENVSTACK_HOME": str(self.home)}, os.geteuid()),
-                ("env", where, *DAEMON),
+                ("env", where, *self._daemon),
             )
         return self._client
 

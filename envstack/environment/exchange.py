@@ -1,0 +1,112 @@
+"""How overlays are built and exchanged on this kernel, chosen once, by trying, at the start.
+
+Owns the two ways in which a new mount takes the place of an old one, and the steps of each. Which
+mounts those are, and what is true before and after, is the business of `swap`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from envstack.environment.mounting import put_back
+from envstack.environment.steps import Step
+from envstack.environment.swap import require_top
+from envstack.linux.syscalls import mount_id
+from envstack.overlay import mount as overlay
+from envstack.overlay import older
+
+if TYPE_CHECKING:
+    from envstack.environment.context import Context
+    from envstack.model import Environment
+    from envstack.store.store import Store
+
+_log = logging.getLogger(__name__)
+
+Build = Callable[[overlay.Overlay, bytes], int]
+"""Builds an overlay as `overlay.mount.build` does."""
+
+
+class Exchange(Protocol):
+    """Puts the detached mount `new` in the place of `old`, which is locked and visible.
+
+    Both raise StateError where another mount covers the old one.
+    """
+
+    def prepare(self, ctx: Context, env: Environment, old: int, new: int) -> None:
+        """Do what can be done while the old mount shows; where it fails, nothing has happened."""
+
+    def finish(self, ctx: Context, env: Environment, old: int, new: int) -> None:
+        """Let the new mount show; where it fails, the mount table says what has happened."""
+
+
+class Beneath:
+    """The new mount waits under the old one: at no instant is there none (Linux 6.5)."""
+
+    def prepare(self, ctx: Context, env: Environment, old: int, new: int) -> None:
+        """Attach the new mount beneath the old one."""
+        ctx.announce(Step.BENEATH)
+        require_top(env, mount_id(env.mount), _id(old))  # locking takes its time
+        overlay.attach_beneath(new, old)
+
+    def finish(self, ctx: Context, env: Environment, old: int, new: int) -> None:
+        """Detach the old mount, unless somebody did."""
+        ctx.announce(Step.DETACH)
+        top = mount_id(env.mount)
+        if top != _id(new):
+            require_top(env, top, _id(old))
+            overlay.detach(old)
+
+
+class InTurn:
+    """The old mount is detached, then the new one attached: for an instant there is none."""
+
+    def prepare(self, ctx: Context, env: Environment, old: int, new: int) -> None:
+        """There is nothing that could be done."""
+
+    def finish(self, ctx: Context, env: Environment, old: int, new: int) -> None:
+        """Exchange the two; where the new one cannot be attached, the old superblock is again."""
+        ctx.announce(Step.DETACH)
+        require_top(env, mount_id(env.mount), _id(old))
+        overlay.detach(old)
+        try:
+            ctx.announce(Step.ATTACH)
+            overlay.attach(new, env.mount)
+        except BaseException:
+            put_back(ctx, env)
+            raise
+
+
+def _id(mount: int) -> int:
+    return mount_id(b"", dir_fd=mount)
+
+
+@dataclass(frozen=True, slots=True)
+class Mounts:
+    """The ways of this kernel, each chosen by itself: 6.5 to 6.7 have one of the newer calls."""
+
+    build: Build
+    exchange: Exchange
+
+
+def choose(store: Store) -> Mounts:
+    """Return the newest ways that this kernel has; nothing is left of the trying."""
+    one_by_one = older.takes_lowers_one_by_one(*store.layers.places)
+    beneath = older.mounts_beneath()
+    _log.info(
+        "overlays are built by %s, and exchanged %s",
+        "fsconfig(2)" if one_by_one else "mount(2)",
+        "from beneath" if beneath else "in turn, with a short gap",
+    )
+    return Mounts(
+        overlay.build if one_by_one else build_by_mount(store),
+        Beneath() if beneath else InTurn(),
+    )
+
+
+def build_by_mount(store: Store) -> Build:
+    """Return the builder for kernels without `lowerdir+`."""
+    return partial(older.build, store.layers.empty)
