@@ -68,6 +68,14 @@ class Context:
             os.close(clone)
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two mounts that change places: `old` is locked and attached, `new` attached nowhere."""
+
+    old: int
+    new: int
+
+
 def mount_source(upper: LayerId) -> bytes:
     """Return the `source` under which the mount table names the overlay on `upper`."""
     return b"envstack:" + upper.encode()

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 from envstack.environment.mounting import put_back
 from envstack.environment.steps import Step
 from envstack.environment.swap import require_top
+from envstack.linux.mountinfo import read_mounts, topmost_at
 from envstack.linux.syscalls import mount_id
 from envstack.overlay import mount as overlay
 from envstack.overlay import older
 
 if TYPE_CHECKING:
-    from envstack.environment.context import Context
+    from envstack.environment.context import Context, Pair
     from envstack.model import Environment
     from envstack.store.store import Store
 
@@ -31,50 +32,49 @@ Build = Callable[[overlay.Overlay, bytes], int]
 
 
 class Exchange(Protocol):
-    """Puts the detached mount `new` in the place of `old`, which is locked and visible.
+    """Puts the new mount in the place of the old one, in two parts: the first can be taken back."""
 
-    Both raise StateError where another mount covers the old one.
-    """
+    def begin(self, ctx: Context, env: Environment, pair: Pair) -> None:
+        """Come to where there is no way back; StateError, with nothing done, for a cover."""
 
-    def prepare(self, ctx: Context, env: Environment, old: int, new: int) -> None:
-        """Do what can be done while the old mount shows; where it fails, nothing has happened."""
-
-    def finish(self, ctx: Context, env: Environment, old: int, new: int) -> None:
-        """Let the new mount show; where it fails, the mount table says what has happened."""
+    def finish(self, ctx: Context, env: Environment, pair: Pair) -> None:
+        """Let the new mount show; where that fails, the mount table says what has happened."""
 
 
 class Beneath:
     """The new mount waits under the old one: at no instant is there none (Linux 6.5)."""
 
-    def prepare(self, ctx: Context, env: Environment, old: int, new: int) -> None:
+    def begin(self, ctx: Context, env: Environment, pair: Pair) -> None:
         """Attach the new mount beneath the old one."""
         ctx.announce(Step.BENEATH)
-        require_top(env, mount_id(env.mount), _id(old))  # locking takes its time
-        overlay.attach_beneath(new, old)
+        require_top(env, mount_id(env.mount), _id(pair.old))  # locking takes its time
+        overlay.attach_beneath(pair.new, pair.old)
 
-    def finish(self, ctx: Context, env: Environment, old: int, new: int) -> None:
-        """Detach the old mount, unless somebody did."""
+    def finish(self, ctx: Context, env: Environment, pair: Pair) -> None:
+        """Detach the old mount, unless somebody did. Raises StateError where it was covered."""
         ctx.announce(Step.DETACH)
         top = mount_id(env.mount)
-        if top != _id(new):
-            require_top(env, top, _id(old))
-            overlay.detach(old)
+        if top != _id(pair.new):
+            require_top(env, top, _id(pair.old))
+            overlay.detach(pair.old)
 
 
 class InTurn:
     """The old mount is detached, then the new one attached: for an instant there is none."""
 
-    def prepare(self, ctx: Context, env: Environment, old: int, new: int) -> None:
-        """There is nothing that could be done."""
-
-    def finish(self, ctx: Context, env: Environment, old: int, new: int) -> None:
-        """Exchange the two; where the new one cannot be attached, the old superblock is again."""
+    def begin(self, ctx: Context, env: Environment, pair: Pair) -> None:
+        """Detach the old mount, unless somebody did."""
         ctx.announce(Step.DETACH)
-        require_top(env, mount_id(env.mount), _id(old))
-        overlay.detach(old)
+        top = topmost_at(read_mounts(), env.mount)
+        if top is not None:
+            require_top(env, top.id, _id(pair.old))
+            overlay.detach(pair.old)
+
+    def finish(self, ctx: Context, env: Environment, pair: Pair) -> None:
+        """Attach the new mount; where that fails, the old superblock is put back."""
         try:
             ctx.announce(Step.ATTACH)
-            overlay.attach(new, env.mount)
+            overlay.attach(pair.new, env.mount)
         except BaseException:
             put_back(ctx, env)
             raise

@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from envstack.environment.context import mount_source, now
+from envstack.environment.context import Pair, mount_source, now
 from envstack.environment.steps import Step
 from envstack.errors import EnvstackError, Held, StateError, Unsupported
 from envstack.linux.syscalls import mount_id
@@ -60,12 +60,13 @@ def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -
     ctx.store.db.begin(transition)
     with ExitStack() as undo:
         undo.callback(_take_back, ctx, env, transition.after.upper)
-        old, new = _make_ready(ctx, env, mount, transition, undo)
+        pair = _make_ready(ctx, env, mount, transition, undo)
+        ctx.mounts.exchange.begin(ctx, env, pair)
         undo.pop_all()
     with ExitStack() as unfinished:  # what fails from here on is settled by the next request
-        unfinished.callback(os.close, old)
-        before = _uncover(ctx, env, old, new)
-        held = (old,) if before is None else (old, before)
+        unfinished.callback(os.close, pair.old)
+        before = _uncover(ctx, env, pair)
+        held = (pair.old,) if before is None else (pair.old, before)
         if before is not None:
             unfinished.callback(os.close, before)
         done = commit(ctx, env, transition)
@@ -74,19 +75,19 @@ def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -
     return done
 
 
-def _uncover(ctx: Context, env: Environment, old: int, new: int) -> int | None:
-    """Take off the old mount and keep the new one; return the clone that was kept until now.
+def _uncover(ctx: Context, env: Environment, pair: Pair) -> int | None:
+    """Let the new mount show, and keep it; return the clone that was kept until now.
 
     Where that fails nothing is kept: put back, the old superblock would take writes again.
     """
     try:
-        ctx.mounts.exchange.finish(ctx, env, old, new)
-        return ctx.keep(env.id, overlay.clone(new))
+        ctx.mounts.exchange.finish(ctx, env, pair)
+        return ctx.keep(env.id, overlay.clone(pair.new))
     except BaseException:
         ctx.release(env.id)
         raise
     finally:
-        os.close(new)
+        os.close(pair.new)
 
 
 def require_top(env: Environment, top: int, expected: int) -> None:
@@ -103,8 +104,8 @@ def _take_back(ctx: Context, env: Environment, upper: LayerId) -> None:
 
 def _make_ready(
     ctx: Context, env: Environment, mount: Mount, transition: Transition, undo: ExitStack
-) -> tuple[int, int]:
-    """Return descriptors of the old mount, locked, and of the new one that waits for its turn."""
+) -> Pair:
+    """Return the old mount, locked, and the new one, which is built and dressed."""
     after = transition.after
     ctx.announce(Step.PREPARE)
     prepare_upper(ctx, env, after.upper)
@@ -120,8 +121,7 @@ def _make_ready(
     # Now that nobody can change the root that is to be like. Through the overlay, because it
     # remembers what its upper's root was like when it was built.
     dress_root(ctx, after, b"/proc/self/fd/%d" % new)
-    ctx.mounts.exchange.prepare(ctx, env, old, new)
-    return old, new
+    return Pair(old, new)
 
 
 def _lock(mount: int, transition: Transition) -> None:

@@ -20,6 +20,7 @@ from anyio.from_thread import start_blocking_portal
 
 from envstack.daemon.calls import Call
 from envstack.daemon.service import Service
+from envstack.environment.steps import Step
 from envstack.errors import EnvstackError
 from envstack.linux.launcher import Launcher
 from envstack.linux.mountinfo import read_mounts, stack_at
@@ -32,12 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from envstack.environment.context import Context, Job
-    from envstack.environment.steps import Step
 
 Json = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 WITHIN = 20.0
+
+LOCKED = [
+    *((ways.NEWER, step) for step in (Step.LOCK, Step.BENEATH, Step.DETACH)),
+    *((ways.OLDER, step) for step in (Step.LOCK, Step.DETACH)),
+]
+"""The steps of an exchange from the first lock on, while the old mount is there; in both ways."""
 
 
 class Engine(Sandbox):

@@ -14,7 +14,7 @@ from envstack.environment.steps import Step
 from envstack.errors import EnvstackError
 from envstack.linux.mountinfo import read_mounts
 from envstack.store.database import Database
-from tests.environment.harness import Engine, mounts_at, refused
+from tests.environment.harness import LOCKED, Engine, mounts_at, refused
 from tests.support import waiting
 from tests.support.edits import write
 
@@ -61,7 +61,7 @@ def test_an_old_mount_that_is_taken_away_at_the_last_moment_never_comes_back(
     waiting.until(lambda: mounts_at(engine.merged) == [source(engine)], "the new mount is back")
 
 
-@pytest.mark.parametrize("step", [Step.LOCK, Step.BENEATH, Step.DETACH])
+@pytest.mark.parametrize(("way", "step"), LOCKED, indirect=["way"])
 def test_a_cover_put_on_in_the_middle_is_not_taken_off(
     engine: Engine, run: Run, step: Step
 ) -> None:
