@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from envstack.cli.text import coloured, escaped, holders, uncoloured
+from envstack.cli.text import coloured, commands, escaped, holders, uncoloured
 from envstack.errors import EnvstackError, StackFileError
 from envstack.rpc.messages import Output as CommandOutput
 
@@ -122,6 +122,8 @@ class Output:
             yield paint("cyan", "hint:") + " " + escaped(shape["hint"])
         if shape.get("holders"):
             yield from holders(shape["holders"], paint)
+        if shape.get("commands"):
+            yield from commands(shape["commands"], paint)
         yield from shape.get("traceback", "").splitlines()
 
     def _clear_progress(self) -> None:

@@ -157,3 +157,10 @@ def holders(rows: Iterable[Json], paint: Paint) -> Iterator[str]:
         for hold in row["holds"]
     ]
     return columns([header, *cells])
+
+
+def commands(rows: Iterable[Json], paint: Paint) -> Iterator[str]:
+    """Yield the commands of a stack file, each under the name of its layer."""
+    for row in rows:
+        yield f"  {paint('bold', escaped(row['layer']))}:"
+        yield from (f"    {escaped(line)}" for line in row["run"].rstrip("\n").split("\n"))

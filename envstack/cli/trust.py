@@ -20,8 +20,6 @@ _StackFile = Annotated[str | None, typer.Argument(metavar="STACKFILE", hidden=Tr
 _List = Annotated[bool, typer.Option("--list", help="List what is trusted.")]
 _Revoke = Annotated[bool, typer.Option("--revoke", help="Trust this stack file no more.")]
 
-_INDENT = "    "
-
 
 def trust(
     ctx: typer.Context,
@@ -78,15 +76,7 @@ def _trusted(out: Output, answer: dict[str, Any]) -> Iterator[str]:
         yield f"{text.name(answer['stack'])} runs no commands"
         return
     yield f"{text.name(answer['stack'])} may run:"
-    yield from commands(answer["commands"], out.paint)
-
-
-def commands(rows: list[dict[str, Any]], paint: text.Paint) -> Iterator[str]:
-    """Yield the commands of a stack file, each under the name of its layer."""
-    for row in rows:
-        yield f"  {paint('bold', text.escaped(row['layer']))}:"
-        for line in row["run"].rstrip("\n").split("\n"):
-            yield _INDENT + text.escaped(line)
+    yield from text.commands(answer["commands"], out.paint)
 
 
 def up_with_consent(out: Output, client: Client, **params: Any) -> Any:
@@ -105,7 +95,7 @@ def up_with_consent(out: Output, client: Client, **params: Any) -> Any:
 def _ask(out: Output, error: RemoteError) -> None:
     """Show what would run; raise the error unless the user says yes to it."""
     out.tell(f"{text.name(error.data['stack'])} runs these commands:")
-    for line in commands(error.data["commands"], out.paint_errors):
+    for line in text.commands(error.data["commands"], out.paint_errors):
         out.tell(line)
     if not out.ask("Run them, now and whenever they are needed?"):
         raise error

@@ -92,7 +92,7 @@ def _has_happened(ctx: Context, env: Environment, transition: Transition) -> boo
         return mount_source(env.upper) not in sources
     if mount_source(after.upper) in sources:
         return True
-    if transition.op is Op.UP or mount_source(env.upper) in sources:
+    if after.upper == env.upper or mount_source(env.upper) in sources:
         return False
     layers = ctx.store.layers
     return layers.exists(after.upper) and not layers.is_empty(after.upper)
@@ -158,15 +158,13 @@ def _sort_layers(ctx: Context) -> None:
     intents = [ctx.store.db.intent(env.id) for env in environments]
     stories = [*environments, *(intent.after for intent in intents if intent)]
     needed = {layer for env in stories for layer in (env.upper, *env.base, *env.lowers)}
+    needed |= ctx.store.db.history()
     rows = {layer.id: layer for layer in ctx.store.db.layers()}
     for layer in rows.values():
         try:
             _sort(ctx, layer, needed)
         except (EnvstackError, OSError):
             _log.exception("layer %s (%s) is left as it is", layer.id, layer.state)
-    for layer in ctx.store.db.orphans():
-        if ctx.store.layers.age(layer.id) > _KEPT_FOR:
-            ctx.defer(partial(discard, ctx, layer.id))
     for name in list(ctx.store.layers.names()):
         if name not in rows:
             place = ctx.store.layers.lose(name)
@@ -179,6 +177,9 @@ def _sort(ctx: Context, layer: Layer, needed: set[LayerId]) -> None:
             discard(ctx, layer.id)
         case LayerState.BUILDING if layer.id not in needed:
             discard(ctx, layer.id)
+        case LayerState.SEALED if layer.key is not None and layer.id not in needed:
+            if ctx.store.layers.age(layer.id) > _KEPT_FOR:
+                discard(ctx, layer.id)
         case LayerState.SPARE if not ctx.store.layers.exists(layer.id):
             discard(ctx, layer.id)
         case LayerState.BUILDING | LayerState.SPARE:

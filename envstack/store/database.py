@@ -196,11 +196,6 @@ class Database:
             )
             return done.rowcount == 1
 
-    def orphans(self) -> list[Layer]:
-        """Return the layers with a key that are nobody's."""
-        query = f"SELECT {rows.LAYER} FROM layer WHERE {_BUILT} AND {_NOBODYS}"
-        return [rows.layer(row) for row in self.find(query)]
-
     def checkpoints(self, env: EnvId) -> list[Checkpoint]:
         """Return the environment's checkpoints, newest first."""
         query = f"SELECT {rows.CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
@@ -210,6 +205,13 @@ class Database:
         """Return the checkpoints whose topmost layer this is."""
         query = f"SELECT {rows.CHECKPOINT} WHERE json_extract(chain, '$[0]') = ? ORDER BY seq"
         return [rows.checkpoint(row) for row in self.find(query, layer)]
+
+    def history(self) -> set[LayerId]:
+        """Return every layer that a checkpoint stands on."""
+        return {
+            layer
+            for (layer,) in self.find("SELECT DISTINCT value FROM checkpoint, json_each(chain)")
+        }
 
     def uncounted(self) -> list[Checkpoint]:
         """Return the checkpoints whose changes nobody has counted."""

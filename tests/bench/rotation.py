@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from envstack import stackfile
 from envstack.environment import checkpoint, down, exchange, rollback, up
-from envstack.environment.context import Context, Job
+from envstack.environment.base import Request
+from envstack.environment.context import Audience, Context, Job
 from envstack.environment.steps import Step
 from envstack.linux.launcher import Launcher
 from envstack.overlay import mount as overlay
@@ -129,7 +130,8 @@ def _environment(
     with Launcher() as launcher, Store(os.fsencode(directory / "store")) as store:
         ctx = Context(store, clock, jobs.append, launcher, exchange.choose(store))
         stack = stackfile.load(os.fsencode(project / "envstack.yaml"))
-        env = up.up(ctx, None, stack, lambda _: None)
+        request = Request(Audience(_unheard, _unheard), {})
+        env = up.up(ctx, None, stack, request).env
         for _ in range(rounds):
             _finish(jobs)
             _fill(project / ".envstack" / "merged", files)
@@ -142,6 +144,10 @@ def _environment(
         _finish(jobs)
         down.purge(ctx, down.down(ctx, env, frozenset({os.getpid()})))
     return median(from_step) * 1000, median(whole) * 1000
+
+
+def _unheard(_said: object) -> None:
+    """Take no notice."""
 
 
 def _finish(jobs: deque[Job]) -> None:

@@ -248,6 +248,10 @@ class FakeCall:
         told = messages.progress(self.request.id, messages.Progress(message, done, total))
         self.connection.sendall(messages.encode(told))
 
+    def output(self, text: str) -> None:
+        told = messages.output(self.request.id, messages.Output(text))
+        self.connection.sendall(messages.encode(told))
+
     def wait_for_cancel(self) -> None:
         message = messages.decode_request(self.lines.readline())
         assert message == Notification(messages.CANCEL, {"id": self.request.id})
@@ -306,11 +310,16 @@ def status(**other: Any) -> Json:
     return {**row, **other}
 
 
+def brought(**other: Any) -> Json:
+    """Return the answer to `up`."""
+    return {**status(), "outdated": [], "saved": None, **other}
+
+
 def answers() -> Mapping[str, Any]:
     """Return one good answer to each method."""
     rolled = {"to": "base", "saved": None, "mode": "swap", "changes": None, "duration_ms": 0.5}
     return {
-        "env.up": status(),
+        "env.up": brought(),
         "env.down": status(state="down"),
         "env.status": status(),
         "env.list": [status()],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from envstack.errors import NotFound
-from tests.cli.harness import checkpoint, holder, interrupt, logged, status
+from tests.cli.harness import brought, checkpoint, holder, interrupt, logged, status
 
 if TYPE_CHECKING:
     from tests.cli.harness import Cli, FakeCall, FakeDaemon
@@ -176,7 +176,7 @@ def test_whatever_is_no_terminal_gets_no_escapes(cli: Cli, daemon: FakeDaemon) -
 def test_progress_is_shown_on_a_terminal_and_wiped_away(cli: Cli, daemon: FakeDaemon) -> None:
     def slow(call: FakeCall) -> Any:
         call.progress("layer 1 of 2\x07", 5, 10)
-        return status()
+        return brought()
 
     daemon.answers["env.up"] = slow
     with cli.on_terminal("up") as terminal:

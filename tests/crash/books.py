@@ -92,6 +92,9 @@ def _wrong_states(environments: list[Row], layers: list[Row], checkpoints: list[
         for layer in (*json.loads(row["base"]), *json.loads(row["lowers"])):
             expected.setdefault(layer, {"sealed"} | unfinished)
         expected[row["upper"]] = {"upper"} | unfinished
+    for row in layers:
+        if row["key"] is not None and row["id"] not in expected:
+            expected[row["id"]] = {"sealed"}  # built for an `up` that may be tried again
     return [
         f"layer {layer} is {states.get(layer)}, and should be {expected.get(layer)}"
         for layer in sorted(states.keys() | expected.keys())

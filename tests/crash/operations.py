@@ -56,6 +56,13 @@ def _nothing_to_copy(box: Crashbox) -> Expected:
     return _nothing(box)
 
 
+def _nothing_to_run(box: Crashbox) -> Expected:
+    """What the command makes is what the upper layer of the others holds."""
+    top = {"name": "top", "run": f"cp -a {box.project}/top/. ."}
+    box.declare({"layers": [{"name": "bottom", "dir": "bottom"}, top]})
+    return _nothing(box)
+
+
 def _history(box: Crashbox) -> tuple[Tree, Tree]:
     """Bring it up with two checkpoints and nothing after them; return their trees."""
     box.up()
@@ -115,6 +122,24 @@ def _down(box: Crashbox) -> Expected:
     return Expected(((DOWN, third), (UP, third)))
 
 
+def _dirty_to_rebuild(box: Crashbox) -> Expected:
+    _add_command(box)
+    *_sealed, third = _changes(box)
+    return Expected(((UP, third), (UP, box.known["base"])), born=third)
+
+
+def _down_to_rebuild(box: Crashbox) -> Expected:
+    _add_command(box)
+    *_sealed, third = _changes(box)
+    box.down()
+    return Expected(((DOWN, third), (UP, box.known["base"])), born=third)
+
+
+def _add_command(box: Crashbox) -> None:
+    names = [{"name": name, "dir": name} for name in ("bottom", "top")]
+    box.declare({"layers": [*names, {"name": "run", "run": "true"}]})
+
+
 def _dirty_to_delete(box: Crashbox) -> Expected:
     *_sealed, third = _changes(box)
     return Expected(((UP, third), (DOWN, third), (ABSENT, box.known["base"])))
@@ -134,6 +159,24 @@ OPERATIONS = (
         _nothing_to_copy,
         Crashbox.up,
         (Step.STAGE, Step.COPY, Step.PUBLISH, *_UP, Step.SPARE),
+    ),
+    Operation(
+        "up-with-a-command",
+        _nothing_to_run,
+        Crashbox.up,
+        (Step.STAGE, Step.RUN, Step.PUBLISH, *_UP, Step.SPARE),
+    ),
+    Operation(
+        "rebuild",
+        _dirty_to_rebuild,
+        lambda box: box.up(rebuild=""),
+        (Step.STAGE, Step.RUN, Step.PUBLISH, *_SWAP, Step.COUNT),
+    ),
+    Operation(
+        "rebuild-while-down",
+        _down_to_rebuild,
+        lambda box: box.up(rebuild=""),
+        (Step.STAGE, Step.RUN, Step.PUBLISH, *_UP, Step.RECORD, Step.SPARE, Step.COUNT),
     ),
     Operation("up-again", _down, Crashbox.up, (*_UP, Step.SPARE)),
     Operation("checkpoint", _dirty, Crashbox.checkpoint, (*_SWAP, Step.COUNT)),

@@ -68,7 +68,7 @@ def test_the_default_name_is_printable_whatever_the_directory(project: bytes, na
 def test_a_project_whose_path_is_not_utf_8_keeps_its_bytes() -> None:
     path = b"/nowhere/\xff:,\\/envstack.yaml"
     stack = parse(b"version: 1\nlayers: [{name: a, dir: sub}]", path)
-    assert stack.layers[0].dir == b"/nowhere/\xff:,\\/sub"
+    assert stack.layers == (DirLayer("a", b"/nowhere/\xff:,\\/sub", b".", copy=False),)
 
 
 def test_loading_follows_a_symbolic_link_to_the_file(tmp_path: Path) -> None:
@@ -77,7 +77,8 @@ def test_loading_follows_a_symbolic_link_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "link.yaml").symlink_to("real/envstack.yaml")
     stack = load(os.fsencode(tmp_path / "link.yaml"))
     assert stack.path == os.path.realpath(path)
-    assert stack.layers[0].dir == os.path.realpath(tmp_path / "real").encode()
+    real = os.path.realpath(tmp_path / "real").encode()
+    assert stack.layers == (DirLayer("a", real, b".", copy=False),)
 
 
 def test_the_mount_is_canonical_up_to_its_last_component(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envstack.stackfile import load, parse
+from envstack.stackfile import DirLayer, load, parse
 from envstack.stackfile.template import default_name, template
 
 HELLO = Path(__file__).parents[2] / "stacks" / "hello"
@@ -35,9 +35,7 @@ def test_a_first_stack_file_loads_as_it_is(tmp_path: Path) -> None:
     path.write_text(template("web"))
     stack = load(os.fsencode(path))
     project = os.path.realpath(tmp_path).encode()
-    assert [(layer.name, layer.dir, layer.by_reference) for layer in stack.layers] == [
-        ("project", project, True)
-    ]
+    assert stack.layers == (DirLayer("project", project, b".", copy=False),)
     assert stack.mount == project + b"/.envstack/merged"
 
 
@@ -57,6 +55,7 @@ def test_the_example_loads_and_its_layers_cover_one_another(tmp_path: Path) -> N
     assert [layer.name for layer in stack.layers] == ["base", "team", "mine"]
     merged: dict[str, Path] = {}
     for layer in stack.layers:
+        assert isinstance(layer, DirLayer)
         root = Path(os.fsdecode(layer.dir))
         merged |= {str(p.relative_to(root)): p for p in root.rglob("*") if p.is_file()}
     assert set(merged) == {

@@ -61,9 +61,10 @@ class Sandbox:
         """Write the stack file; JSON is YAML, and quotes what must be quoted."""
         self.stack.write_text(json.dumps({"version": 1, "name": "sandbox", **stack}))
 
-    def up(self) -> Json:
-        """Mount it."""
-        return self._env("up")
+    def up(self, **params: object) -> Json:
+        """Mount it; its commands may run, and find what this process finds."""
+        environ = {"PATH": os.environ["PATH"]}
+        return self._env("up", **{"trust": True, "environ": environ, **params})
 
     def down(self, *, purge: bool = False) -> Json:
         """Unmount it; with `purge`, delete it and its history."""
