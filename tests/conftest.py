@@ -90,10 +90,7 @@ def propagation(request: pytest.FixtureRequest, ground: Ground) -> Iterator[str]
 @pytest.fixture(params=[ways.NEWER, ways.OLDER])
 def way(request: pytest.FixtureRequest) -> str:
     """Both ways of mounting: whatever asks for it mounts through a service that has the one."""
-    chosen: str = request.param
-    if chosen == ways.NEWER and not ways.has_newer():
-        needs.lack("a kernel with `lowerdir+` and mounting beneath (Linux 6.8)")
-    return chosen
+    return needs.way(request.param)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tests.support import trees, waiting
 from tests.support.edits import apply, chmod, mkdir, remove, rename, write
 from tests.support.judge import Judge
 from tests.support.sandbox import Sandbox
+from tests.support.ways import NEWER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +61,9 @@ AFTER_CRASH = (write("while nobody watched", "mine\n"), write("kept", "mine too\
 class Crashbox(Sandbox):
     """`known` holds the trees of the checkpoints that were made, and the base's, in order."""
 
-    def __init__(self, place: Path, nursery: Nursery, home: Path | None = None) -> None:
+    def __init__(
+        self, place: Path, nursery: Nursery, home: Path | None = None, way: str = NEWER
+    ) -> None:
         """Make `place`, for the project, the copies of its trees, and `home` if none is given."""
         place.mkdir()
         home = home or place / "home"
@@ -68,6 +71,7 @@ class Crashbox(Sandbox):
         project.mkdir(mode=0o755)
         super().__init__(home, project, LAYERS)
         self.place = place
+        self.way = way
         self.judge = Judge(place / "judge", *LAYERS.values())
         self.known: dict[str, Tree] = {"base": self.judge.now()}
         self.orders = Orders(place / "orders")
@@ -77,7 +81,7 @@ class Crashbox(Sandbox):
 
     def start(self) -> dict[str, Any] | None:
         """Start a daemon; return what it said, None if it died in its start."""
-        return self._nursery.start(self._environ, self.orders.path)
+        return self._nursery.start(self._environ, self.orders.path, self.way)
 
     def ask(self, method: str, **params: object) -> Any:
         """Call `env.method` over a connection of its own: any thread may."""

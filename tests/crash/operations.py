@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from envstack.environment.steps import Step
 from tests.crash.crashbox import ABSENT, DOWN, FIRST, SECOND, THIRD, UP, Crashbox
 from tests.crash.promises import Expected
+from tests.support.ways import NEWER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,9 +38,16 @@ class Operation:
         """Whether it exchanges the mount."""
         return Step.DETACH in self.steps
 
-    def points(self) -> Iterator[tuple[Step, int]]:
+    def steps_in(self, way: str) -> tuple[Step, ...]:
+        """Return what it announces where mounts are exchanged in this way."""
+        if way == NEWER:
+            return self.steps
+        other = {Step.BENEATH: Step.DETACH, Step.DETACH: Step.ATTACH}
+        return tuple(other.get(step, step) for step in self.steps)
+
+    def points(self, way: str) -> Iterator[tuple[Step, int]]:
         """Yield each announcement: a step, and which one of that step it is."""
-        for step, count in Counter(self.steps).items():
+        for step, count in Counter(self.steps_in(way)).items():
             for nth in range(1, count + 1):
                 yield step, nth
 

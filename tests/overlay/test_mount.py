@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from envstack.overlay.mount import Overlay
     from tests.support.ground import Ground
 
 pytestmark = pytest.mark.kernel
@@ -52,7 +53,7 @@ class Place:
             work=self.layer(f"{upper}/work"),
         )
 
-    def build(self, value: overlay.Overlay) -> int:
+    def build(self, value: Overlay) -> int:
         like = os.fsencode(self.root)
         if self.way == ways.NEWER:
             return overlay.build(value, like)

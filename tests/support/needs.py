@@ -8,12 +8,22 @@ from typing import NoReturn
 
 import pytest
 
+from envstack.overlay.older import mounts_beneath
+from tests.support.ways import NEWER
+
 
 def lack(what: str) -> NoReturn:
     """Skip the running test for want of `what`; in continuous integration (CI=true), fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"this machine lacks {what}, and CI must run every test", pytrace=False)
     pytest.skip(f"this machine lacks {what}")
+
+
+def way(name: str) -> str:
+    """Return the way of mounting of that name, or skip where the kernel does not have it."""
+    if name == NEWER and not mounts_beneath():
+        lack("a kernel with `lowerdir+` and mounting beneath (Linux 6.8)")
+    return name
 
 
 def program(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ from envstack.daemon import process
 from envstack.daemon.service import Service
 from envstack.environment.exchange import Beneath, InTurn, Mounts, build_by_mount
 from envstack.overlay import mount as overlay
-from envstack.overlay import older as older_calls
 
 if TYPE_CHECKING:
     from envstack.store.store import Store
@@ -30,13 +28,6 @@ def newer(_store: Store) -> Mounts:
 def older(store: Store) -> Mounts:
     """Build by mount(2), exchange in turn."""
     return Mounts(build_by_mount(store), InTurn())
-
-
-def has_newer() -> bool:
-    """Tell whether this kernel can do what `newer` does."""
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        names = os.fsencode(one), os.fsencode(other)
-        return older_calls.mounts_beneath() and older_calls.takes_lowers_one_by_one(*names)
 
 
 CHOICES = {NEWER: newer, OLDER: older}
