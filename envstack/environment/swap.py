@@ -205,10 +205,22 @@ def mount_of(ctx: Context, what: overlay.Overlay, like: bytes) -> int:
 
 
 def new_upper(ctx: Context, env: Environment) -> LayerId:
-    """Return the id of the environment's spare upper, or of a fresh row where there is none."""
-    for layer in ctx.store.db.layers(env.id):
-        if layer.state is LayerState.SPARE:
-            return layer.id
+    """Return the id of the environment's spare upper, or of a fresh row where there is none.
+
+    Raises EnvstackError where there is no space for the row.
+    """
+    spare = _spare(ctx, env)
+    if spare is None:
+        ctx.store.db.require_space()
+    return spare or _fresh_upper(ctx, env)
+
+
+def _spare(ctx: Context, env: Environment) -> LayerId | None:
+    spares = (row.id for row in ctx.store.db.layers(env.id) if row.state is LayerState.SPARE)
+    return next(spares, None)
+
+
+def _fresh_upper(ctx: Context, env: Environment) -> LayerId:
     upper = Layer(LayerId(new_id()), LayerKind.UPPER, LayerState.SPARE)
     ctx.store.db.add_layer(env.id, upper)
     return upper.id
@@ -272,7 +284,8 @@ def make_spare(ctx: Context, env: Environment) -> bool:
     ctx.announce(Step.SPARE)
     if not ctx.store.db.knows(env.id):
         return True
-    upper = new_upper(ctx, env)
+    # The ballast is not for the background: who fills the disk would take that too.
+    upper = _spare(ctx, env) or _fresh_upper(ctx, env)
     prepare_upper(ctx, env, upper)
     if not ctx.store.db.knows(env.id):  # purged meanwhile, without this one
         discard(ctx, upper)

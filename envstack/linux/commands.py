@@ -43,7 +43,10 @@ class Command:
 
 
 class Descriptors(NamedTuple):
-    """What a request carries, in this order: `words` is the file that `packed` was written to."""
+    """What a request carries: `words` is the file that `packed` was written to.
+
+    The launcher closes its copies in this order.
+    """
 
     words: int
     mount: int
@@ -80,7 +83,7 @@ def received(connection: socket.socket, count: int) -> tuple[bytes, list[int]]:
 
 def answer(word: bytes, rest: str) -> bytes:
     """Return a datagram of one word and what belongs to it."""
-    return word + b" " + rest.encode("utf-8", "backslashreplace")[: ANSWER_BYTES // 2]
+    return (word + b" " + rest.encode("utf-8", "backslashreplace"))[:ANSWER_BYTES]
 
 
 def reason(error: Exception) -> str:

@@ -163,20 +163,32 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Raises EnvstackError where something of it does not end, as in a file system that hangs.
-
-        The init has ended when all else in its pid namespace has, and has left its mounts.
-        """
-        self.kill()
-        end = select.poll()
-        end.register(self._init, select.POLLIN)
+        """Raises EnvstackError where something does not end, as in a file system that hangs."""
         try:
-            if not end.poll(_GONE_WITHIN * 1000):
-                raise EnvstackError(f"what a command started does not end in {_GONE_WITHIN:.0f} s")
+            self.kill()
+            self._await_end()
         finally:
             with self._closing:
                 self._closed = True
                 self._held.close()
+
+    def _await_end(self) -> None:
+        """Wait until nobody but the caller holds the mount.
+
+        The init has ended when all else in its pid namespace has. Of the launcher's copies of what
+        came with the request, that of the socket is closed last.
+        """
+        end = select.poll()
+        end.register(self._init, select.POLLIN)
+        self._control.settimeout(_GONE_WITHIN)
+        try:
+            ended = end.poll(_GONE_WITHIN * 1000)
+            while ended and self._control.recv(ANSWER_BYTES):
+                pass
+        except TimeoutError:
+            ended = []
+        if not ended:
+            raise EnvstackError(f"what a command started does not end in {_GONE_WITHIN:.0f} s")
 
 
 @contextmanager
@@ -208,7 +220,7 @@ def _heard(control: socket.socket, word: bytes) -> list[int]:
         return fds
     if not said:
         raise _launcher_gone()
-    why = said.removeprefix(FAILED).strip().decode()
+    why = said.removeprefix(FAILED).strip().decode("utf-8", "replace")
     raise EnvstackError(f"the command cannot be started: {why}")
 
 

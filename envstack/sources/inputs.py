@@ -6,7 +6,7 @@ where they point to, and are not followed.
 
 from __future__ import annotations
 
-import glob
+import fnmatch
 import hashlib
 import os
 import stat
@@ -41,25 +41,53 @@ def _matches(root: bytes, pattern: str) -> Iterator[bytes]:
     """Yield the paths, relative to `root`, that a pattern stands for."""
     exact = os.path.normpath(pattern.encode())
     if os.path.lexists(os.path.join(root, exact)):
-        names = [exact]  # a name may hold the characters of a pattern
+        found = {exact}  # a name may hold the characters of a pattern
     else:
-        names = glob.glob(pattern.encode(), root_dir=root, recursive=True, include_hidden=True)
-    if not names:
+        found = set(_glob(root, b"", exact.split(b"/")))
+    if not found:
         raise NoMatchError(pattern)
-    for name in map(os.path.normpath, names):
-        yield name
-        yield from _below(root, name)
+    for path in found:
+        yield path
+        yield from _below(root, path)
 
 
-def _below(root: bytes, name: bytes) -> Iterator[bytes]:
-    for directory, subdirectories, files in os.walk(os.path.join(root, name), onerror=_fail):
-        for child in (*subdirectories, *files):
-            yield os.path.relpath(os.path.join(directory, child), root)
+def _glob(root: bytes, at: bytes, parts: list[bytes]) -> Iterator[bytes]:
+    """Yield what matches below the directory `at`; `**` is any number of directories.
+
+    Unlike glob.glob, which walks through symbolic links to directories.
+    """
+    first, *rest = parts
+    if first == b"**":
+        yield from _glob(root, at, rest or [b"*"])
+    for entry in _entries(os.path.join(root, at)):
+        path = os.path.join(at, entry.name)
+        if first == b"**":
+            if entry.is_dir(follow_symlinks=False):
+                yield from _glob(root, path, parts)
+        elif fnmatch.fnmatchcase(entry.name, first):
+            if not rest:
+                yield path
+            elif entry.is_dir(follow_symlinks=False):
+                yield from _glob(root, path, rest)
 
 
-def _fail(error: OSError) -> None:
-    if not isinstance(error, NotADirectoryError):  # what os.walk says of a file
-        raise error
+def _below(root: bytes, path: bytes) -> Iterator[bytes]:
+    """Yield all that lies below `path`, nothing where that is no directory."""
+    if not stat.S_ISDIR(os.lstat(os.path.join(root, path)).st_mode):
+        return
+    pending = [path]
+    while pending:
+        at = pending.pop()
+        for entry in _entries(os.path.join(root, at)):
+            child = os.path.normpath(os.path.join(at, entry.name))
+            yield child
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(child)
+
+
+def _entries(directory: bytes) -> list[os.DirEntry[bytes]]:
+    with os.scandir(directory) as entries:
+        return list(entries)
 
 
 def _facts(path: bytes) -> Iterator[bytes]:

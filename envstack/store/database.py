@@ -122,7 +122,11 @@ class Database:
             return self._without_space(str(error))
         return EnvstackError(f"the store's database cannot be used: {error}")
 
-    def _require_space(self) -> None:
+    def require_space(self) -> None:
+        """Let the ballast go if space is short; raise EnvstackError where that is not enough.
+
+        For what a user asks for: before the first row of a change of state is written.
+        """
         if not self._ballast.release(_NEEDED):
             raise self._without_space("a change of state would not fit")
 
@@ -256,7 +260,7 @@ class Database:
         StateError where another environment has the mount point, EnvstackError where there is too
         little space to commit it: what was begun and cannot be committed is half a change.
         """
-        self._require_space()
+        self.require_space()
         env = transition.after
         try:
             with self.transaction() as connection:
@@ -312,7 +316,7 @@ class Database:
 
     def purge(self, env: EnvId) -> None:
         """Forget an environment and its history; its layers may be deleted from here on."""
-        self._require_space()
+        self.require_space()
         with self.transaction() as connection:
             for table in ("intent", "checkpoint", "ops"):
                 connection.execute(f"DELETE FROM {table} WHERE env = ?", (env,))

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,6 @@ from tests.support import needs, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 STRANGER = 12345
 
@@ -116,6 +116,30 @@ def test_the_daemon_may_open_as_many_files_as_its_limit_lets(daemon: FakeDaemon)
     with daemon.start() as connection:
         soft, hard = resource.prlimit(connection.daemon_pid, resource.RLIMIT_NOFILE)
         assert soft == hard
+
+
+def test_the_daemon_has_one_child_which_ends_with_it_and_has_none_of_its_limits(
+    daemon: FakeDaemon,
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, before[1]))
+    try:
+        daemon.start().close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    pid = daemon.lock_owner()
+    children = [
+        int(child)
+        for tasks in Path(f"/proc/{pid}/task").iterdir()
+        for child in (tasks / "children").read_text().split()
+    ]
+    assert len(children) == 1
+    launcher = os.pidfd_open(children[0])
+    limits = resource.prlimit(children[0], resource.RLIMIT_NOFILE)
+    waiting.kill(pid, signal.SIGKILL, "the daemon")
+    waiting.exited(launcher, "the launcher", within=1.0)
+    os.close(launcher)
+    assert limits == (1000, before[1])
 
 
 def test_status_says_who_and_where_the_daemon_is(daemon: FakeDaemon) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from envstack.environment.steps import Step
 from envstack.store.ballast import Ballast
+from tests.environment.harness import Engine
 from tests.support import waiting
 
 if TYPE_CHECKING:
@@ -68,3 +71,18 @@ def test_on_a_full_disk_discarding_and_purging_make_room(
     box.down()
     box.down(purge=True)
     assert box.environments() == []
+
+
+def test_there_is_room_for_an_upper_that_was_not_made_ahead(
+    filesystem: Callable[[str], Path], project: Path
+) -> None:
+    filled = threading.Event()
+    with Engine(filesystem("ext4") / "home", project, {"base": []}) as engine:
+        engine.at[Step.SPARE] = lambda: filled.wait(10)
+        engine.up()
+        filler = fill(engine.merged)
+        try:
+            engine.rollback("base", discard=True)
+        finally:
+            filled.set()
+        assert not filler.exists()
