@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.support import trees
+from tests.support import trees, ways
 from tests.support.edits import apply
 from tests.support.judge import Judge
 from tests.support.machine import LAYERS, explore
@@ -59,6 +59,17 @@ def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground) -> N
         return subject, Judge(ground.fresh("j"), *LAYERS.values())
 
     explore(begin, CHOSEN)
+
+
+@pytest.mark.slow
+def test_so_it_is_where_mounts_are_exchanged_in_turn(ground: Ground) -> None:
+    def begin() -> tuple[Sandbox, Judge]:
+        project = ground.fresh("p")
+        project.mkdir()
+        subject = Throwaway(ground.fresh("h"), project, LAYERS, ways.daemon(ways.OLDER))
+        return subject, Judge(ground.fresh("j"), *LAYERS.values())
+
+    explore(begin, settings(CHOSEN, max_examples=max(1, CHOSEN.max_examples // 5)))
 
 
 def explore_by_hand(ground: Ground, kind: type[Reference], how: settings) -> None:
