@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from envstack import __version__
-from envstack.cli import daemon, environments, history, stack, trust
+from envstack.cli import daemon, diff, environments, history, log, stack, status, trust
 from envstack.cli.command import Command, Group, Json, begin
 from envstack.cli.output import Output, PipeClosedError
 from envstack.errors import Cancelled, EnvstackError, NotFound, Unsupported, UsageError
@@ -149,14 +149,14 @@ def _program() -> typer.Typer:
         environments.up,
         trust.trust,
         environments.down,
-        environments.status,
-        environments.ls,
+        status.status,
+        status.ls,
         history.checkpoint,
         history.rollback,
-        history.log,
-        history.diff,
+        log.log,
     ):
         program.command(cls=Command)(command)
+    program.command(cls=diff.DiffCommand)(diff.diff)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")
     by_hand.command(cls=Command)(daemon.run)
     for other in (daemon.start, daemon.stop, daemon.status, daemon.logs):

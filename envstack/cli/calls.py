@@ -55,3 +55,10 @@ def stack_of(out: Output, client: Client, target: Target) -> str:
 def call(out: Output, client: Client, method: str, **params: Any) -> Any:
     """Return the answer to one request, and show its progress meanwhile."""
     return client.call(method, params, out.notice)
+
+
+def ask(out: Output, target: Target, method: str, **params: Any) -> Any:
+    """Return what the daemon that runs answers about an environment; starts none."""
+    require_root()
+    with running() as client:
+        return call(out, client, method, **target, **params)

@@ -1,4 +1,4 @@
-"""`up`, `down`, `status` and `ls`."""
+"""`up` and `down`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import typer
 
 from envstack.cli import calls, place, text
 from envstack.cli.command import REBUILD, Json, begin
+from envstack.cli.purge import confirm, require_terminal
 from envstack.cli.trust import up_with_consent
-from envstack.errors import EnvstackError, NotUp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from envstack.cli.output import Output
     from envstack.cli.text import Paint
-
-_STATES = {"up": "green", "down": "dim", "degraded": "red"}
 
 _Rebuild = Annotated[
     str | None,
@@ -65,7 +62,7 @@ def up(
 
 
 def _is_up(row: dict[str, Any], paint: Paint) -> Iterator[str]:
-    state = paint(_STATES.get(row["state"], "red"), row["state"])
+    state = text.state(row["state"], paint)
     yield f"{paint('bold', text.escaped(row['name']))} is {state} at {text.name(row['mount'])}"
     for name in row["outdated"]:
         told = f"layer {text.escaped(name)} was made from something else than what is there now"
@@ -73,6 +70,8 @@ def _is_up(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["saved"]:
         saved = row["saved"][: text.ID_SHOWN]
         yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
+    if row["head"] is None:
+        yield paint("dim", 'next: work in there; envstack checkpoint -m "what works"')
 
 
 def down(
@@ -84,8 +83,9 @@ def down(
 ) -> None:
     """Unmount the merged tree.
 
-    Its changes and its history are kept for the next `envstack up`. An environment whose project
-    is gone is named by the path that its stack file had.
+    Its changes and its history are kept for the next `envstack up`. With --purge they are deleted,
+    after a question; without a terminal only with --yes. An environment whose project is gone is
+    named by the path that its stack file had.
 
     \b
     Examples:
@@ -96,91 +96,21 @@ def down(
     out = begin(ctx, json)
     calls.require_root()
     target = place.here() if stackfile is None else place.known_by(stackfile)
-    with calls.started() if purge else calls.running() as client:
-        if purge and not yes and out.can_ask():
-            _confirm_purge(out)
-        answer = calls.call(out, client, "env.down", **target, purge=purge)
-        what = "deleted, with its history" if purge else "down"
-        out.show(answer, [f"{out.paint('bold', text.escaped(answer['name']))} is {what}"])
-
-
-def _confirm_purge(out: Output) -> None:
-    """Raise EnvstackError unless the user says yes."""
-    if not out.ask("This deletes the environment, its unsealed changes and its history. Go on?"):
-        raise EnvstackError("nothing was deleted")
-
-
-def status(ctx: typer.Context, json: Json = False) -> None:
-    """Show this environment: mount, history, who is inside.
-
-    Exit code 4 where it is not up.
-
-    \b
-    Examples:
-      envstack status
-      envstack status --json | jq -r .mount
-    """
-    out = begin(ctx, json)
-    calls.require_root()
-    target = place.here()
-    with calls.running() as client:
-        answer = calls.call(out, client, "env.status", **target)
-    out.show(answer, _status_lines(answer, out.paint))
-    if answer["state"] != "up":
-        raise NotUp(f"environment {answer['name']!r} is {answer['state']}", "envstack up")
-
-
-def _status_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
-    state = paint(_STATES.get(row["state"], "red"), row["state"])
-    yield f"{paint('bold', text.escaped(row['name']))}  {state}"
-    layers = ", ".join(text.escaped(layer["name"]) for layer in row["layers"])
-    facts = [
-        ["reason", paint("red", text.escaped(row["reason"])) if row["reason"] else ""],
-        ["mount", text.name(row["mount"])],
-        ["stack", text.name(row["stack"])],
-        ["layers", layers],
-        ["head", _head(row["head"], paint)],
-        ["inside", paint("dim", "nobody") if row["state"] == "up" and not row["holders"] else ""],
-    ]
-    shown = [["", paint("dim", word), fact] for word, fact in facts if fact]
-    yield from text.columns(shown)
-    if row["holders"]:
-        yield f"  {paint('dim', 'inside')}"
-        yield from (f"    {line}" for line in text.holders(row["holders"], paint))
-
-
-def _head(head: dict[str, Any] | None, paint: Paint) -> str:
-    if head is None:
-        return f"base {paint('dim', '(no checkpoint)')}"
-    tag = f" {paint('green', '(' + head['tag'] + ')')}" if head["tag"] else ""
-    return f"{paint('yellow', head['id'][: text.ID_SHOWN])}{tag} {text.title(head['message'])}"
-
-
-def ls(ctx: typer.Context, json: Json = False) -> None:
-    """List all environments, wherever they are.
-
-    \b
-    Examples:
-      envstack ls
-    """
-    out = begin(ctx, json)
-    with calls.running() as client:
-        rows = calls.call(out, client, "env.list")
-    out.show(rows, _table(rows, out.paint))
-
-
-def _table(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
-    if not rows:
-        yield paint("dim", "no environments")
+    if not purge:
+        with calls.running() as client:
+            answer = calls.call(out, client, "env.down", **target, purge=False)
+        out.show(answer, _is_down(answer, out.paint))
         return
-    header = [paint("dim", word) for word in ("NAME", "STATE", "HEAD", "MOUNT")]
-    cells = [
-        [
-            paint("bold", text.escaped(row["name"])),
-            paint(_STATES.get(row["state"], "red"), row["state"]),
-            paint("yellow", row["head"]["id"][: text.ID_SHOWN]) if row["head"] else "base",
-            text.name(row["mount"]),
-        ]
-        for row in rows
-    ]
-    yield from text.columns([header, *cells])
+    if not yes:
+        require_terminal(out)
+    with calls.started() as client:
+        if not yes:
+            confirm(out, client, target)
+        answer = calls.call(out, client, "env.down", **target, purge=True)
+    name = out.paint("bold", text.escaped(answer["name"]))
+    out.show(answer, [f"{name} is deleted, with its history"])
+
+
+def _is_down(row: dict[str, Any], paint: Paint) -> Iterator[str]:
+    yield f"{paint('bold', text.escaped(row['name']))} is down"
+    yield paint("dim", "changes and history are kept; next: envstack up")

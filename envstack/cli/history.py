@@ -1,4 +1,4 @@
-"""`checkpoint`, `rollback`, `log` and `diff`."""
+"""`checkpoint` and `rollback`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ import typer
 
 from envstack.cli import calls, place, text
 from envstack.cli.command import Json, begin, check_mode, text_of
+from envstack.cli.diff import changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from envstack.cli.output import Output
     from envstack.cli.text import Paint
-
-_WIDE = 100
-"""Columns of a terminal that has room for a date besides an age."""
-
-_SIGNS = {"added": ("A", "green"), "modified": ("M", "yellow"), "deleted": ("D", "red")}
 
 _Message = Annotated[str, typer.Option("-m", "--message", metavar="MSG", help="What it is.")]
 _Tag = Annotated[
@@ -38,8 +33,6 @@ _Force = Annotated[
 _Rev = Annotated[str, typer.Argument(metavar="REV", hidden=True)]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, no more.")]
 _Discard = Annotated[bool, typer.Option("--discard", help="Throw unsealed changes away.")]
-_From = Annotated[str | None, typer.Argument(metavar="A", hidden=True)]
-_To = Annotated[str | None, typer.Argument(metavar="B", hidden=True)]
 
 
 def checkpoint(
@@ -63,7 +56,7 @@ def checkpoint(
     out = begin(ctx, json)
     check_mode(mode, ("auto", "rotate"), not_yet="live")
     params = {"message": text_of(message), "tag": tag, "mode": mode, "force": force}
-    answer = _ask(out, "env.checkpoint", **params)
+    answer = calls.ask(out, place.here(), "env.checkpoint", **params)
     out.show(answer, _sealed(answer, out.paint))
 
 
@@ -71,7 +64,9 @@ def _sealed(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     tag = f" {paint('green', '(' + row['tag'] + ')')}" if row["tag"] else ""
     took = paint("dim", f"  {row['duration_ms']:.1f} ms")
     title = f" {text.title(row['message'])}" if row["message"] else ""
-    yield f"checkpoint {_id(row['id'], paint)}{tag}{title}{took}"
+    yield f"checkpoint {text.revision(row['id'], paint)}{tag}{title}{took}"
+    if row["changes"] is not None and not any(row["changes"].values()):
+        yield paint("dim", "nothing had changed; it is a name for what was there")
     yield from _left_behind(row["stranded"], paint)
 
 
@@ -100,18 +95,18 @@ def rollback(
     out = begin(ctx, json)
     check_mode(mode, ("auto", "swap"), not_yet="in-place")
     params = {"rev": rev, "mode": mode, "discard": discard, "force": force, "dry_run": dry_run}
-    answer = _ask(out, "env.rollback", **params)
+    answer = calls.ask(out, place.here(), "env.rollback", **params)
     if dry_run:
-        out.show(answer, _changes(answer["paths"], out.paint))
+        out.show(answer, changes(answer["paths"], out.paint))
     else:
         out.show(answer, _rolled_back(answer, out.paint))
 
 
 def _rolled_back(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     took = paint("dim", f"  {row['duration_ms']:.1f} ms")
-    yield f"rolled back to {_id(row['to'], paint)}{took}"
+    yield f"rolled back to {text.revision(row['to'], paint)}{took}"
     if row["saved"]:
-        saved = _id(row["saved"], paint)
+        saved = text.revision(row["saved"], paint)
         yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
     yield from _left_behind(row["stranded"], paint)
 
@@ -120,96 +115,3 @@ def _left_behind(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
     if rows:
         yield paint("yellow", "left behind in the old tree, which is read-only now:")
         yield from text.holders(rows, paint)
-
-
-def log(ctx: typer.Context, json: Json = False) -> None:
-    """List the checkpoints, newest first; * marks the head.
-
-    \b
-    Examples:
-      envstack log
-      envstack log --json | jq -r '.[].id'
-    """
-    out = begin(ctx, json)
-    rows = _ask(out, "env.log")
-    out.show(rows, _log_lines(rows, out))
-
-
-def _log_lines(rows: list[dict[str, Any]], out: Output) -> Iterator[str]:
-    from datetime import UTC, datetime
-
-    paint = out.paint
-    if not rows:
-        yield paint("dim", "no checkpoints: the merged tree stands on the stack alone")
-        return
-    now = datetime.now(UTC)
-    has_room = out.width is None or out.width >= _WIDE
-    cells = []
-    for row, below in zip(rows, [*rows[1:], None], strict=True):
-        made = datetime.fromisoformat(row["created_at"])
-        date = [paint("dim", made.astimezone().strftime("%Y-%m-%d %H:%M"))] if has_room else []
-        cells.append(
-            [
-                paint("cyan", "*") if row["head"] else " ",
-                _id(row["id"], paint),
-                *date,
-                paint("dim", text.age((now - made).total_seconds())),
-                text.counts(row["changes"], paint),
-                _words(row, below, paint),
-            ]
-        )
-    if not any(row["head"] for row in rows):
-        rest = [""] * (len(cells[0]) - 3)
-        cells.append([paint("cyan", "*"), _id("base", paint), *rest, "the stack alone"])
-    yield from text.columns(cells)
-
-
-def _words(row: dict[str, Any], below: dict[str, Any] | None, paint: Paint) -> str:
-    """Return tag, message, and what is out of the ordinary: another parent than the row below."""
-    tag = paint("green", f"({row['tag']})") if row["tag"] else ""
-    parent = row["parent"]
-    is_straight = parent == (below["id"] if below else None)
-    shown = parent[: text.ID_SHOWN] if parent else "base"
-    notes = ["" if is_straight else f"[on {shown}]", "" if row["sealed"] else "[not sealed yet]"]
-    words = [tag, text.title(row["message"]), *(paint("dim", note) for note in notes)]
-    return " ".join(word for word in words if word)
-
-
-def diff(ctx: typer.Context, a: _From = None, b: _To = None, json: Json = False) -> None:
-    """Show what changed from A to B: A added, M modified, D deleted.
-
-    A is the head if not given, B the merged tree.
-
-    \b
-    Examples:
-      envstack diff             # since the last checkpoint
-      envstack diff base        # since the beginning
-      envstack diff @~1 @       # what the last checkpoint holds
-    """
-    out = begin(ctx, json)
-    rows = _ask(out, "env.diff", a=a, b=b)
-    out.show(rows, _changes(rows, out.paint))
-
-
-def _changes(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
-    totals = dict.fromkeys(_SIGNS, 0)
-    for row in rows:
-        totals[row["change"]] += 1
-        sign, colour = _SIGNS[row["change"]]
-        suffix = "/" if row["kind"] == "dir" else ""
-        yield paint(colour, f"{sign} {text.path_of(row, suffix)}")
-    summary = ", ".join(f"{count:,} {change}" for change, count in totals.items() if count)
-    yield paint("dim", summary or "no changes")
-
-
-def _ask(out: Output, method: str, **params: Any) -> Any:
-    """Ask the daemon that runs about the environment of the current directory."""
-    calls.require_root()
-    target = place.here()
-    with calls.running() as client:
-        return calls.call(out, client, method, **target, **params)
-
-
-def _id(value: str, paint: Paint) -> str:
-    """Return an id, shortened, or `base`."""
-    return paint("yellow", value[: text.ID_SHOWN])

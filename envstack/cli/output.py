@@ -12,16 +12,20 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from envstack.cli.progress import ProgressLine
 from envstack.cli.text import coloured, commands, escaped, holders, uncoloured
 from envstack.errors import EnvstackError, StackFileError
 from envstack.rpc.messages import Output as CommandOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from envstack.rpc.messages import Progress
 
 _STDOUT, _STDERR = 1, 2
+
+_BUFFER = 1 << 16
+"""Bytes that wait for more before they are written."""
 
 
 class PipeClosedError(Exception):
@@ -33,13 +37,13 @@ class Output:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.as_json: bool | None = None
-        self._encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self.encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         smart = environ.get("TERM") != "dumb"
         wanted = smart and not environ.get("NO_COLOR")
         self.paint = coloured if wanted and os.isatty(_STDOUT) else uncoloured
         self.paint_errors = coloured if wanted and os.isatty(_STDERR) else uncoloured
-        self._shows_progress = smart and os.isatty(_STDERR)
-        self._progress_shown = False
+        has_terminal = smart and os.isatty(_STDERR)
+        self._progress = ProgressLine(self._complain, _STDERR if has_terminal else None)
 
     @property
     def width(self) -> int | None:
@@ -47,16 +51,33 @@ class Output:
         return os.get_terminal_size(_STDOUT).columns if os.isatty(_STDOUT) else None
 
     def show(self, value: Any, lines: Iterable[str]) -> None:
-        """Print a result: `value` as JSON, or `lines` for people.
+        """Print a result: `value` as JSON, or `lines` for people, as they come.
 
         Raises PipeClosedError, and EnvstackError where it cannot be written.
         """
-        self._clear_progress()
         if self.as_json:
             lines = [json.dumps(value, separators=(",", ":"))]
-        text = "".join(f"{line}\n" for line in lines)
+        self.write(f"{line}\n".encode(self.encoding, "backslashreplace") for line in lines)
+
+    def show_each(self, rows: Iterable[Any]) -> None:
+        """Print a list as JSON, row by row: it need not fit into memory. Raises as `show` does."""
+        parts = (json.dumps(row, separators=(",", ":")).encode("ascii") for row in rows)
+        self.write(_as_list(parts))
+
+    def write(self, parts: Iterable[bytes]) -> None:
+        """Write bytes to standard output, as they come. Raises as `show` does."""
+        self._progress.clear()
+        waiting = bytearray()
+        for part in parts:
+            waiting += part
+            if len(waiting) >= _BUFFER:
+                self._deliver(waiting)
+                waiting.clear()
+        self._deliver(waiting)
+
+    def _deliver(self, data: bytes | bytearray) -> None:
         try:
-            _write(_STDOUT, text.encode(self._encoding, "backslashreplace"))
+            _write(_STDOUT, data)
         except BrokenPipeError:
             raise PipeClosedError from None
         except OSError as error:
@@ -67,7 +88,7 @@ class Output:
         # Late: most commands succeed.
         from envstack.rpc.shapes import error as error_shape
 
-        self._clear_progress()
+        self._progress.clear()
         shape = error_shape(error)
         lines = [json.dumps({"error": shape})] if self.as_json else self._error_lines(shape)
         self._complain("".join(f"{line}\n" for line in lines))
@@ -79,32 +100,27 @@ class Output:
         else:
             self.progress(value)
 
-    def stream(self, text: str) -> None:
-        """Pass on what a command prints, to standard error; not at all with `--json`."""
-        if self.as_json:
-            return
-        self._clear_progress()
-        self._complain(text)
-
     def progress(self, value: Progress) -> None:
-        """Show how far a request has come, on a terminal alone, each time in place of the last."""
-        if self.as_json or not self._shows_progress:
-            return
-        done = "" if value.done is None else f" {value.done:,}"
-        total = "" if value.total is None else f" of {value.total:,}"
-        line = escaped(value.message) + done + total
-        width = os.get_terminal_size(_STDERR).columns or 80
-        self._progress_shown = True  # first, because Ctrl-C may come in between
-        self._complain(f"\r\x1b[2K{line[: width - 1]}")
+        """Show how far a request has come; not where a program reads."""
+        if not self.as_json:
+            self._progress.update(value)
+
+    def stream(self, text: str) -> None:
+        """Show what a command says that the request runs, above how far the request has come.
+
+        To standard error; not at all with `--json`.
+        """
+        if not self.as_json:
+            self._progress.stream(text)
 
     def tell(self, line: str) -> None:
         """Print a line for people on standard error."""
-        self._clear_progress()
+        self._progress.clear()
         self._complain(f"{line}\n")
 
     def ask(self, question: str) -> bool:
         """Put a question on the terminal and return whether the answer is yes."""
-        self._clear_progress()
+        self._progress.clear()
         self._complain(f"{question} [y/N] ")
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -126,11 +142,6 @@ class Output:
             yield from commands(shape["commands"], paint)
         yield from shape.get("traceback", "").splitlines()
 
-    def _clear_progress(self) -> None:
-        if self._progress_shown:
-            self._progress_shown = False
-            self._complain("\r\x1b[2K")
-
     def _complain(self, text: str) -> None:
         try:
             _write(_STDERR, text.encode("utf-8", "backslashreplace"))
@@ -138,7 +149,16 @@ class Output:
             return  # with standard error gone there is nobody left to tell; the exit code tells
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _as_list(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield JSON values as one JSON list, one a line."""
+    opening = b"["
+    for part in parts:
+        yield opening + part
+        opening = b",\n"
+    yield b"]\n" if opening != b"[" else b"[]\n"
+
+
+def _write(descriptor: int, data: bytes | bytearray) -> None:
     """Write all of `data`, past Python's buffers: what failed must not be tried again at exit."""
     left = memoryview(data)
     while left:

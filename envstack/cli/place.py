@@ -14,7 +14,7 @@ from envstack.errors import EnvstackError, NotFound, StateError
 from envstack.linux.mountinfo import read_mounts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
 STACK_FILE = "envstack.yaml"
 
@@ -38,6 +38,37 @@ def here() -> Target:
         raise EnvstackError(message) from error
     os.chdir("/")
     return target
+
+
+def in_merged_tree(paths: Sequence[str]) -> list[str]:
+    """Return `paths` of a merged tree, absolute or relative to its root.
+
+    Relative ones are relative to the current directory inside a merged tree, else to its root.
+    """
+    inside = _inside(current_directory())
+    return [
+        os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        if os.path.isabs(path)
+        else os.path.join(os.fsdecode(inside), path)
+        for path in map(os.path.normpath, paths)
+    ]
+
+
+def _inside(directory: bytes) -> bytes:
+    """Return where in a merged tree the current directory lies, empty outside of one.
+
+    `directory` is its path.
+    """
+    here = os.open(".", _DIRECTORY)
+    try:
+        mount_id = _mount_id(here)
+    finally:
+        os.close(here)
+    for mount in read_mounts():
+        if mount.id == mount_id and mount.source.startswith(_SOURCE):
+            place = os.path.relpath(directory, mount.point)
+            return os.path.normpath(os.path.join(mount.root.lstrip(b"/"), place))
+    return b""
 
 
 def named(path: str) -> Target:
@@ -86,7 +117,10 @@ def _find() -> Target:
                 stack = os.readlink(f"/proc/self/fd/{directory}")
     current_directory()
     if stack is None:
-        raise NotFound(f"there is no {STACK_FILE} here or further up", "envstack init")
+        raise NotFound(
+            f"there is no {STACK_FILE} here or further up",
+            "envstack init writes one; envstack ls lists the environments there are",
+        )
     return {"stack": os.path.realpath(os.path.join(stack, STACK_FILE))}
 
 

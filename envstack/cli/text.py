@@ -5,10 +5,11 @@ Pure functions; nothing here prints or knows of streams.
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 from typing import TYPE_CHECKING, Any
+
+from envstack.rpc.shapes import path_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,8 @@ _SGR = {
     "cyan": "36",
 }
 """Colours as ECMA-48 numbers them (console_codes(4))."""
+
+_STATES = {"up": "green", "down": "dim", "degraded": "red"}
 
 _ESCAPE = re.compile("\x1b\\[[0-9]+m")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
@@ -84,9 +87,19 @@ def name(text: str) -> str:
 
 def path_of(row: Json, suffix: str = "") -> str:
     """Return the path of a row that has `path`, and `path_b64` where it is not UTF-8."""
-    exact = row.get("path_b64")
-    path = os.fsdecode(base64.b64decode(exact)) if exact else row["path"]
-    return name(path + suffix)
+    return name(os.fsdecode(path_bytes(row)) + suffix)
+
+
+def raw_line(line: bytes, colour: str, paint: Paint) -> str:
+    """Return a line of a file, in any encoding, as a terminal may see it; tabs stay."""
+    cells = line.decode("utf-8", "surrogateescape").removesuffix("\n").split("\t")
+    shown = "\t".join(map(escaped, cells))
+    return paint(colour, shown) if colour else shown
+
+
+def revision(value: str, paint: Paint) -> str:
+    """Return an id, shortened, or `base`."""
+    return paint("yellow", value[:ID_SHOWN])
 
 
 def title(message: str) -> str:
@@ -114,6 +127,26 @@ def counts(changes: Json | None, paint: Paint) -> str:
     return " ".join(parts) or paint("dim", "=")
 
 
+def state(word: str, paint: Paint) -> str:
+    """Return the state of an environment, in its colour."""
+    return paint(_STATES.get(word, "red"), word)
+
+
+def size(row: Json) -> str:
+    """Return the `size` of a row of `ls`, in binary units; an ellipsis while it is not known."""
+    if row["size"] is None:
+        return "…"
+    return ("" if row["size_exact"] else "≥") + _amount(row["size"])
+
+
+def _amount(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
+
+
 def number_of(count: int, noun: str) -> str:
     """Return `1 layer`, `2 layers`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -121,15 +154,13 @@ def number_of(count: int, noun: str) -> str:
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield each row as a line, its cells (painted or not) under one another."""
-    widths = [max(_width(cell) for cell in column) for column in zip(*rows, strict=True)]
+    widths = [max(width(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
-        padded = [
-            cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
-        ]
+        padded = [cell + " " * (most - width(cell)) for cell, most in zip(row, widths, strict=True)]
         yield "  ".join(padded).rstrip()
 
 
-def _width(cell: str) -> int:
+def width(cell: str) -> int:
     """Return how many columns of a terminal `cell` takes."""
     plain = _ESCAPE.sub("", cell)
     if plain.isascii():

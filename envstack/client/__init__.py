@@ -36,6 +36,8 @@ __all__ = [
 _SECONDS = 30.0
 """How long a daemon may take to come up, to greet, and to end."""
 
+_ELSEWHERE = "set ENVSTACK_HOME to a directory of your own, which gives it another socket"
+
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
 
@@ -88,7 +90,7 @@ def _open(places: Places) -> Client:
         try:
             connection.connect(places.socket)
             if peer_of(connection).uid not in (0, os.geteuid()):
-                raise NoDaemon(f"another user listens on {where}")
+                raise NoDaemon(f"another user listens on {where}", _ELSEWHERE)
             client = Client(connection, places, time.monotonic() + _SECONDS)
         except (FileNotFoundError, ConnectionRefusedError, ConnectionEnded) as error:
             raise NotRunning("no daemon runs", "envstack up") from error
@@ -96,7 +98,8 @@ def _open(places: Places) -> Client:
             hint = f"see {os.fsdecode(places.log)}"
             raise NoDaemon("the daemon does not answer", hint) from error
         except OSError as error:
-            raise NoDaemon(f"no talking to the daemon on {where}: {error.strerror}") from error
+            message = f"no talking to the daemon on {where}: {error.strerror}"
+            raise NoDaemon(message, _ELSEWHERE) from error
         undo.pop_all()
     return client
 

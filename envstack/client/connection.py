@@ -119,7 +119,9 @@ class Client:
         """Raise unless this daemon can serve this process: same mounts, same store."""
         where = os.fsdecode(self._places.socket)
         if not _is_identity(self.identity):
-            raise NoDaemon(f"what answers on {where} is no envstack daemon")
+            raise NoDaemon(
+                f"what answers on {where} is no envstack daemon", "end it, or set ENVSTACK_HOME"
+            )
         if self.identity["mount_ns"] != mount_namespace():
             raise StateError(
                 f"the daemon (process {self.identity['pid']}) lives in another mount namespace, "

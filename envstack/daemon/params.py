@@ -31,13 +31,19 @@ class Params:
 
     def path(self, name: str) -> bytes:
         """Return an absolute path, which must be there."""
-        value = self._string(name)
+        value = _file_name(self._string(name))
         if value is None or not os.path.isabs(value):
             raise UsageError(f"{name!r} must be an absolute path")
-        try:
-            return os.fsencode(value)
-        except UnicodeEncodeError as error:
-            raise UsageError(f"{name!r} must be an absolute path") from error
+        return value
+
+    def paths(self, name: str) -> tuple[bytes, ...]:
+        """Return a list of paths of any kind, empty where it is missing."""
+        values = self._raw.get(name)
+        found = [_file_name(value) for value in values] if isinstance(values, list) else []
+        paths = tuple(path for path in found if path)
+        if values is not None and (not isinstance(values, list) or len(paths) < len(values)):
+            raise UsageError(f"{name!r} must be a list of paths")
+        return paths
 
     def flag(self, name: str) -> bool:
         """Return a truth value, false where it is missing."""
@@ -69,6 +75,14 @@ class Params:
         if value is not None and (not isinstance(value, str) or "\0" in value):
             raise UsageError(f"{name!r} must be a text")
         return value
+
+
+def _file_name(value: object) -> bytes | None:
+    """Return the bytes of a file name, None for what can be none."""
+    try:
+        return os.fsencode(value) if isinstance(value, str) and "\0" not in value else None
+    except UnicodeEncodeError:
+        return None
 
 
 def _is_encodable(text: str) -> bool:

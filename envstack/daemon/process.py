@@ -126,7 +126,9 @@ def run_daemon(
             startup.raise_limits()  # for this process alone, not for what users run
             open_log(places.log)
         except OSError as error:
-            raise EnvstackError(f"the daemon cannot start: {error}") from error
+            raise EnvstackError(
+                f"the daemon cannot start: {error}", "ENVSTACK_HOME says where its store is"
+            ) from error
         try:
             serve = partial(make_service, places.home, launcher)
             anyio.run(_live, places, serve, ready, patience)

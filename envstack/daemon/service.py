@@ -18,11 +18,15 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from envstack import stackfile
+from envstack.daemon.asking import askers, audience, check_of
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
+from envstack.daemon.listing import listing
 from envstack.daemon.params import Params
+from envstack.daemon.sides import comparison
 from envstack.environment import (
     checkpoint,
+    compare,
     down,
     exchange,
     history,
@@ -33,8 +37,9 @@ from envstack.environment import (
     up,
 )
 from envstack.environment.base import Request
-from envstack.environment.context import Audience, Context, require_mount, uppers
-from envstack.errors import Cancelled, EnvstackError, NotUp
+from envstack.environment.context import Context, uppers
+from envstack.environment.sizes import Sizes
+from envstack.errors import EnvstackError, NotUp
 from envstack.rpc import shapes
 from envstack.store.store import Store
 
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
     from envstack.model import Environment, Status
+    from envstack.overlay.diff import Difference
 
 _log = logging.getLogger(__name__)
 
@@ -90,10 +96,12 @@ class Service:
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)
             self._ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
+            self._sizes = Sizes(self._ctx)
             await to_thread.run_sync(recover.recover, self._ctx)
             jobs.open()
             await self._tasks.start(keep_watch, self._put_back)
             stack.callback(self._tasks.cancel_scope.cancel)
+            stack.callback(self._sizes.close)
             self._stack = stack.pop_all()
         return self
 
@@ -111,11 +119,13 @@ class Service:
             "env.up": self._up,
             "env.down": self._down,
             "env.status": self._status,
+            "env.glance": self._glance,
             "env.list": self._list,
             "env.checkpoint": self._checkpoint,
             "env.rollback": self._rollback,
             "env.log": self._log,
             "env.diff": self._diff,
+            "env.compare": self._compare,
             "trust.add": self._trust,
             "trust.list": self._trusted,
             "trust.revoke": self._revoke,
@@ -132,7 +142,7 @@ class Service:
         environ = {
             os.fsencode(name): os.fsencode(value) for name, value in params.texts("environ").items()
         }
-        request = Request(_audience(call), environ, params.optional_text("rebuild"), _askers(call))
+        request = Request(audience(call), environ, params.optional_text("rebuild"), askers(call))
 
         def work(env: Environment | None) -> Any:
             stack = stackfile.load(path)
@@ -165,7 +175,7 @@ class Service:
         purge = params.flag("purge")
 
         def work(env: Environment) -> Any:
-            after = down.down(self._ctx, env, _askers(call))
+            after = down.down(self._ctx, env, askers(call))
             answer = shapes.status(status.status(self._ctx, after.id))
             if purge:
                 down.purge(self._ctx, after)
@@ -178,12 +188,26 @@ class Service:
 
         def work() -> Any:
             env = self._find(params)
-            return shapes.status(status.status_with_holders(self._ctx, env.id, _askers(call)))
+            return shapes.status(status.status_with_holders(self._ctx, env.id, askers(call)))
+
+        return await self._in_thread(work)
+
+    async def _glance(self, _call: Call, raw: dict[str, Any]) -> Any:
+        params = Params(raw)
+
+        def work() -> Any:
+            env = self._find(params)
+            return {
+                **shapes.status(status.status(self._ctx, env.id)),
+                "dirty": status.may_be_dirty(self._ctx, env),
+            }
 
         return await self._in_thread(work)
 
     async def _list(self, _call: Call, _raw: dict[str, Any]) -> Any:
-        return await self._in_thread(lambda: [shapes.status(row) for row in self._statuses()])
+        return await self._in_thread(
+            lambda: listing(self._ctx, list(self._statuses()), self._sizes)
+        )
 
     def _statuses(self) -> Iterator[Status]:
         for env in self._ctx.store.db.environments():
@@ -200,7 +224,7 @@ class Service:
             message=params.text("message", ""),
             tag=params.optional_text("tag"),
             force=params.flag("force"),
-            ignore=_askers(call),
+            ignore=askers(call),
         )
 
         def work(env: Environment) -> Any:
@@ -216,12 +240,14 @@ class Service:
             rev=params.text("rev", "@"),
             discard=params.flag("discard"),
             force=params.flag("force"),
-            ignore=_askers(call),
+            ignore=askers(call),
         )
 
         def work(env: Environment) -> Any:
             if dry_run:
-                return shapes.rolled_back(rollback.preview(self._ctx, env, request.rev))
+                return shapes.rolled_back(
+                    rollback.preview(self._ctx, env, request.rev, check_of(call))
+                )
             return shapes.rolled_back(rollback.rollback(self._ctx, env, request))
 
         return await self._on_environment(params, work)
@@ -234,13 +260,21 @@ class Service:
 
         return await self._alone_with(Params(raw), self._seen, work)
 
-    async def _diff(self, _call: Call, raw: dict[str, Any]) -> Any:
-        params = Params(raw)
-        a, b = params.text("a", "@"), params.optional_text("b")
+    async def _diff(self, call: Call, raw: dict[str, Any]) -> Any:
+        found = await self._differences(call, raw)
+        return [shapes.change(row.change) for row in found]
 
-        def work(env: Environment) -> Any:
-            require_mount(env)
-            return [shapes.change(row) for row in history.difference(self._ctx, env, a, b)]
+    async def _compare(self, call: Call, raw: dict[str, Any]) -> Any:
+        return comparison(await self._differences(call, raw))
+
+    async def _differences(self, call: Call, raw: dict[str, Any]) -> list[Difference]:
+        params = Params(raw)
+        request = compare.Request(
+            params.text("a", "@"), params.optional_text("b"), params.paths("paths")
+        )
+
+        def work(env: Environment) -> list[Difference]:
+            return compare.compare(self._ctx, env, request, check_of(call))
 
         return await self._alone_with(params, self._seen, work)
 
@@ -332,24 +366,3 @@ class Service:
             f"no environment has its upper at envstack:{upper}",
             'the directory may be of a tree that was swapped out; try: cd "$PWD"',
         )
-
-
-def _askers(call: Call) -> frozenset[int]:
-    """Return the processes that are inside only because they ask."""
-    return frozenset({os.getpid(), call.peer_pid})
-
-
-def _audience(call: Call) -> Audience:
-    def check() -> None:
-        if call.cancelled.is_set():
-            raise Cancelled("the request was cancelled; nothing was changed")
-
-    def tell(message: str) -> None:
-        check()
-        call.report(message)
-
-    def show(piece: bytes) -> None:
-        check()
-        call.show(piece)
-
-    return Audience(tell, show)

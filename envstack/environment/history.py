@@ -107,11 +107,6 @@ def trees_of(ctx: Context, env: Environment, rev: str | None) -> tuple[LayerTree
     return layer_trees(ctx, resolve(ctx, env, rev).chain)
 
 
-def difference(ctx: Context, env: Environment, a: str, b: str | None) -> list[Change]:
-    """Return what changed from `a` to `b` (None: the merged tree), sorted by path."""
-    return list(diff(trees_of(ctx, env, a), trees_of(ctx, env, b)))
-
-
 def tally(changes: Iterable[Change]) -> Counts:
     """Return how many of `changes` are of each type."""
     found = Counter(change.change for change in changes)

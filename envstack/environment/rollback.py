@@ -27,6 +27,8 @@ from envstack.overlay.diff import diff
 from envstack.store.records import Op, Transition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from envstack.environment.context import Context
     from envstack.environment.history import Revision
     from envstack.linux.mountinfo import Mount
@@ -46,11 +48,14 @@ class Request:
     ignore: frozenset[int] = frozenset()
 
 
-def preview(ctx: Context, env: Environment, rev: str) -> RolledBack:
-    """Return what a rollback to `rev` would change in the merged tree, and change nothing."""
+def preview(ctx: Context, env: Environment, rev: str, tick: Callable[[], None]) -> RolledBack:
+    """Return what a rollback to `rev` would change in the merged tree, and change nothing.
+
+    `tick` is called all the time and may raise.
+    """
     require_mount(env)
     target = resolve(ctx, env, rev)
-    paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, target.chain)))
+    paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, target.chain), tick))
     return RolledBack(to=target.name, saved=None, mode=SWAP, changes=tally(paths), paths=paths)
 
 

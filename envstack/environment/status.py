@@ -45,6 +45,11 @@ def status_with_holders(ctx: Context, env: EnvId, ignore: frozenset[int]) -> Sta
     return _describe(ctx, books, top, holders)
 
 
+def may_be_dirty(ctx: Context, env: Environment) -> bool:
+    """Tell, in no time, whether the upper holds anything: False means that all is sealed."""
+    return ctx.store.layers.exists(env.upper) and not ctx.store.layers.is_empty(env.upper)
+
+
 def _look(ctx: Context, env: EnvId) -> tuple[_Books, Mount | None]:
     """Return what the database and the mount table tell of one and the same moment.
 

@@ -26,10 +26,14 @@ _NO_RANGE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EP
 """Answers of ioctl_ficlone(2) and copy_file_range(2) that mean: do it another way."""
 
 
-def same_bytes(one: int, other: int, size: int) -> bool:
-    """Whether two files, `size` bytes long when they were looked at, hold the same."""
+def same_bytes(one: int, other: int, size: int, tick: Callable[[], None]) -> bool:
+    """Whether two files, `size` bytes long when they were looked at, hold the same.
+
+    `tick` is called before each MiB.
+    """
     offset = 0
     while True:
+        tick()
         if size > _BUFFER:
             offset = min(_next_data(one, offset, size), _next_data(other, offset, size))
         piece = os.pread(one, _BUFFER, offset)

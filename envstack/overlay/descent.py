@@ -29,7 +29,7 @@ def _share(trees: int) -> int:
     """Return how many directories of each tree to hold open: enough to be quick, and leave room."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // 4)
-    return max(1, room // trees)
+    return max(1, room // max(1, trees))
 
 
 class OtherMountError(FileNotFoundError):

@@ -22,11 +22,12 @@ from envstack.overlay.content import same_bytes
 from envstack.overlay.descent import Descent
 from envstack.overlay.marks import visible
 from envstack.overlay.merged import Entry, LayerTree, Name, Shown, contributes, listing
+from envstack.overlay.wanted import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-__all__ = ["LayerTree", "diff", "differs"]
+__all__ = ["Difference", "LayerTree", "diff", "differences", "differs"]
 
 _ROOT = b"."
 _ATTEMPTS = 3
@@ -39,8 +40,38 @@ _KINDS = {
 }
 
 
-def diff(a: Sequence[LayerTree], b: Sequence[LayerTree]) -> Generator[Change, None, None]:
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A change, and the layers that show the path before and after; None where it is not there."""
+
+    change: Change
+    old: LayerTree | None
+    new: LayerTree | None
+
+
+def _go_on() -> None:
+    """Never give up."""
+
+
+def diff(
+    a: Sequence[LayerTree], b: Sequence[LayerTree], tick: Callable[[], None] = _go_on
+) -> Generator[Change, None, None]:
+    """Yield what a user sees changed from chain `a` to chain `b`, as `differences` finds it."""
+    with closing(differences(a, b, tick=tick)) as found:
+        for difference in found:
+            yield difference.change
+
+
+def differences(
+    a: Sequence[LayerTree],
+    b: Sequence[LayerTree],
+    paths: Iterable[bytes] = (_ROOT,),
+    tick: Callable[[], None] = _go_on,
+) -> Generator[Difference, None, None]:
     """Yield what a user sees changed from chain `a` to chain `b`, both topmost first, by path.
+
+    Only at `paths`, relative to the root, and below them; nothing else is looked at but the way
+    there. `tick` is called for every entry and every MiB compared, and may raise to end it.
 
     The upper of a mounted environment is the first element of its chain. Times alone are no
     change. The order is that of the paths' bytes. A quarter of the soft RLIMIT_NOFILE, and if that
@@ -53,9 +84,9 @@ def diff(a: Sequence[LayerTree], b: Sequence[LayerTree]) -> Generator[Change, No
     number = {tree: index for index, tree in enumerate(trees)}
     with Descent([tree.path for tree in trees]) as place:
         _require(place, trees)
-        comparison = _Comparison(place, trees)
+        comparison = _Comparison(place, trees, tick)
         yield from comparison.run(
-            tuple(number[tree] for tree in a), tuple(number[tree] for tree in b)
+            tuple(number[tree] for tree in a), tuple(number[tree] for tree in b), Wanted(paths)
         )
 
 
@@ -87,22 +118,30 @@ class _Frame:
     old: tuple[int, ...]
     new: tuple[int, ...]
     keys: list[bytes]
+    wanted: Wanted
     below: dict[bytes, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
 
 class _Comparison:
     """The walk. It keeps a stack of its own: trees are deeper than Python's recursion goes."""
 
-    def __init__(self, place: Descent, trees: tuple[LayerTree, ...]) -> None:
+    def __init__(
+        self, place: Descent, trees: tuple[LayerTree, ...], tick: Callable[[], None]
+    ) -> None:
         self._place = place
         self._trees = trees
+        self._tick = tick
 
-    def run(self, old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:
+    def run(
+        self, old: tuple[int, ...], new: tuple[int, ...], wanted: Wanted
+    ) -> Iterator[Difference]:
         if old == new:
             return
-        frames = [self._frame(old, new)]
-        heappush(frames[0].keys, _ROOT)
+        frames = [self._frame(old, new, wanted)]
+        if not wanted:
+            heappush(frames[0].keys, _ROOT)
         while True:
+            self._tick()
             frame = frames[-1]
             if not frame.keys:
                 frames.pop()
@@ -113,11 +152,12 @@ class _Comparison:
             key = heappop(frame.keys)
             if key.endswith(b"/"):
                 self._place.enter(key[:-1])
-                frames.append(self._frame(*frame.below.pop(key)))
+                below = frame.wanted.below(key[:-1])
+                frames.append(self._frame(*frame.below.pop(key), below))
             else:
                 yield from self._entry(frame, key)
 
-    def _frame(self, old: tuple[int, ...], new: tuple[int, ...]) -> _Frame:
+    def _frame(self, old: tuple[int, ...], new: tuple[int, ...], wanted: Wanted) -> _Frame:
         there = {tree for tree in {*old, *new} if contributes(self._place, tree)}
         old = tuple(tree for tree in old if tree in there)
         new = tuple(tree for tree in new if tree in there)
@@ -125,22 +165,35 @@ class _Comparison:
         if [tree for tree in old if tree in common] == [tree for tree in new if tree in common]:
             # A name that only common layers have is looked up alike on both sides.
             there -= common
-        keys = list({name for tree in there for name in listing(self._place, tree)})
+        keys = list(wanted or {name for tree in there for name in listing(self._place, tree)})
         heapify(keys)
-        return _Frame(old, new, keys)
+        return _Frame(old, new, keys, wanted)
 
-    def _entry(self, frame: _Frame, name: bytes) -> Iterator[Change]:
-        old, new, change = self._settled(frame, name)
-        if change is not None:
-            shown = new or old
-            assert shown is not None
-            yield Change(self._place.path(name), change, _kind(shown.entry))
+    def _entry(self, frame: _Frame, name: bytes) -> Iterator[Difference]:
+        if frame.wanted.below(name):  # on the way to what is wanted
+            names = Name(self._place, self._trees, name)
+            old, new = names.shown(frame.old), names.shown(frame.new)
+        else:
+            old, new, change = self._settled(frame, name)
+            if change is not None:
+                yield self._difference(name, old, new, change)
         above = old.layers if old else ()
         below = new.layers if new else ()
         if above != below and name != _ROOT:
             key = name + b"/"
             frame.below[key] = above, below
             heappush(frame.keys, key)
+
+    def _difference(
+        self, name: bytes, old: Shown | None, new: Shown | None, change: ChangeType
+    ) -> Difference:
+        shown = new or old
+        assert shown is not None
+        return Difference(
+            Change(self._place.path(name), change, _kind(shown.entry)),
+            self._trees[old.entry.tree] if old else None,
+            self._trees[new.entry.tree] if new else None,
+        )
 
     def _settled(
         self, frame: _Frame, name: bytes
@@ -186,7 +239,7 @@ class _Comparison:
     def _same_file(self, name: bytes, old: Entry, new: Entry) -> bool:
         with ExitStack() as files:
             one, other = (self._open(name, entry, files) for entry in (old, new))
-            return same_bytes(one, other, new.status.st_size)
+            return same_bytes(one, other, new.status.st_size, self._tick)
 
     def _open(self, name: bytes, entry: Entry, files: ExitStack) -> int:
         """Open a regular file; raises FileNotFoundError if it is something else by now."""

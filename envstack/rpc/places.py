@@ -38,7 +38,9 @@ def places(environ: Mapping[str, str], uid: int) -> Places:
     """
     chosen = environ.get("ENVSTACK_HOME", "")
     if chosen and not os.path.isabs(chosen):
-        raise UsageError(f"ENVSTACK_HOME is not an absolute path: {chosen!r}")
+        raise UsageError(
+            f"ENVSTACK_HOME is not an absolute path: {chosen!r}", "export ENVSTACK_HOME=/…"
+        )
     home = os.fsencode(chosen) if chosen else os.path.join(_data_home(environ), b"envstack")
     runtime = _runtime_directory(environ, uid)
     directory = home if chosen or runtime is None else runtime

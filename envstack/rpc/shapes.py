@@ -43,6 +43,12 @@ def _path(path: bytes) -> Json:
     return {"path": text, "path_b64": base64.b64encode(path).decode("ascii")}
 
 
+def path_bytes(row: Json) -> bytes:
+    """Return the exact path of a row."""
+    exact = row.get("path_b64")
+    return base64.b64decode(exact) if exact else os.fsencode(row["path"])
+
+
 def counts(value: Counts | None) -> Json | None:
     """Return `{added, modified, deleted}`, or None while nobody has counted."""
     if value is None:

@@ -120,7 +120,10 @@ class Database:
         """Explain an error; on a full file system SQLite calls some of them `disk I/O error`."""
         if self._ballast.free() < _LITTLE_SPACE:
             return self._without_space(str(error))
-        return EnvstackError(f"the store's database cannot be used: {error}")
+        return EnvstackError(
+            f"the store's database cannot be used: {error}",
+            f"look at the file system of {os.fsdecode(os.path.dirname(self._path))}",
+        )
 
     def require_space(self) -> None:
         """Let the ballast go if space is short; raise EnvstackError where that is not enough.
@@ -158,7 +161,9 @@ class Database:
         found = {row[0]: rows.layer(row) for row in self.find(query, dump_chain(chain))}
         for layer in chain:
             if layer not in found:
-                raise Damaged(f"layer {layer} is missing from the store's database")
+                raise Damaged(
+                    f"layer {layer} is missing from the store's database", "put back a copy of it"
+                )
         return [found[layer] for layer in chain]
 
     def environment(self, env: EnvId) -> Environment:

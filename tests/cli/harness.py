@@ -310,6 +310,12 @@ def status(**other: Any) -> Json:
     return {**row, **other}
 
 
+def listed(**other: Any) -> Json:
+    """Return a row of `ls`."""
+    kept = {"size": 4096, "size_exact": True, "checkpoints": 2, "stack_exists": True}
+    return {**status(), **kept, **other}
+
+
 def brought(**other: Any) -> Json:
     """Return the answer to `up`."""
     return {**status(), "outdated": [], "saved": None, **other}
@@ -322,11 +328,13 @@ def answers() -> Mapping[str, Any]:
         "env.up": brought(),
         "env.down": status(state="down"),
         "env.status": status(),
-        "env.list": [status()],
+        "env.glance": {**status(), "dirty": False},
+        "env.list": [listed()],
         "env.checkpoint": {**checkpoint(changes=None), "duration_ms": 0.6, "stranded": []},
         "env.rollback": {**rolled, "stranded": [], "paths": []},
         "env.log": [logged()],
         "env.diff": [{"path": "a", "change": "added", "kind": "file"}],
+        "env.compare": {"trees": [], "changes": []},
         "daemon.status": {
             "pid": 1,
             "version": __version__,

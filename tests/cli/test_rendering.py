@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from envstack.errors import NotFound
-from tests.cli.harness import brought, checkpoint, holder, interrupt, logged, status
+from tests.cli.harness import (
+    Done,
+    brought,
+    checkpoint,
+    holder,
+    interrupt,
+    listed,
+    logged,
+    status,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.cli.harness import Cli, FakeCall, FakeDaemon
 
 LONG = "d/" + "x" * 250 + "/" + "y" * 250
@@ -55,7 +66,7 @@ def test_hostile_names_harm_no_terminal_and_are_one_line_each(cli: Cli, daemon: 
 
 def test_a_long_path_is_never_wrapped(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.answers["env.diff"] = [change(LONG.encode())]
-    daemon.answers["env.list"] = [status(mount=f"/{LONG}")]
+    daemon.answers["env.list"] = [listed(mount=f"/{LONG}")]
     daemon.answers["env.status"] = status(mount=f"/{LONG}")
     for command in ("diff", "ls", "status"):
         assert any(line.endswith(LONG) for line in cli(command).out.splitlines())
@@ -107,13 +118,50 @@ def test_status_shows_where_it_stands_and_who_is_inside(cli: Cli, daemon: FakeDa
 
 
 def test_ls_is_a_table(cli: Cli, daemon: FakeDaemon) -> None:
-    daemon.answers["env.list"] = [status(), status(name="x\x1b[2J", state="degraded", head=None)]
+    daemon.answers["env.list"] = [
+        listed(),
+        listed(name="x\x1b[2J", state="degraded", size=None),
+        listed(size=5 << 30, size_exact=False, stack_exists=False),
+    ]
     lines = cli("ls").out.splitlines()
-    assert lines[0].split() == ["NAME", "STATE", "HEAD", "MOUNT"]
-    assert lines[1].split() == ["web", "up", "base", "/p/.envstack/merged"]
-    assert lines[2].startswith("x\\e[2J  degraded")
+    assert lines[0].split() == ["NAME", "STATE", "HEAD", "SIZE", "MOUNT"]
+    assert re.split("  +", lines[1]) == ["web", "up", "base", "4.0 KiB", "/p/.envstack/merged"]
+    assert lines[2].startswith("x\\e[2J  degraded  base  …")
+    assert "≥5.0 GiB" in lines[3]
+    assert lines[4:] == ["the project of web is gone (envstack down --purge /p/envstack.yaml)"]
     daemon.answers["env.list"] = []
-    assert cli("ls").out == "no environments\n"
+    assert cli("ls").out.splitlines()[0] == "no environments"
+
+
+@pytest.mark.parametrize(
+    ("head", "dirty", "shown"),
+    [
+        (None, False, "web@base"),
+        (checkpoint(7), True, "web@00000007 +"),
+        (checkpoint(7, tag="v1"), False, "web@v1"),
+    ],
+)
+def test_a_short_status_is_one_line_for_a_prompt(
+    cli: Cli, daemon: FakeDaemon, head: Any, dirty: bool, shown: str
+) -> None:
+    daemon.answers["env.glance"] = {**status(head=head), "dirty": dirty}
+    assert cli("status", "--short").out == f"{shown}\n"
+    assert "env.status" not in daemon.methods, "it would look for who is inside"
+
+
+@pytest.mark.parametrize("state", ["down", "degraded"])
+def test_a_short_status_of_what_is_not_up_is_silence(
+    cli: Cli, daemon: FakeDaemon, state: str
+) -> None:
+    daemon.answers["env.glance"] = {**status(state=state), "dirty": False}
+    assert cli("status", "--short") == Done(4, "", "")
+    assert cli("status", "--short", "--json").code == 4
+
+
+def test_a_short_status_without_daemon_or_stack_file_is_silence(cli: Cli, project: Path) -> None:
+    assert cli("status", "--short") == Done(3, "", "")
+    (project / "envstack.yaml").touch()
+    assert cli("status", "--short") == Done(4, "", "")
 
 
 def test_checkpoint_names_its_id_and_those_it_left_behind(cli: Cli, daemon: FakeDaemon) -> None:
@@ -125,6 +173,18 @@ def test_checkpoint_names_its_id_and_those_it_left_behind(cli: Cli, daemon: Fake
     asked = daemon.calls[-1][1]
     assert (asked["force"], asked["mode"], asked["tag"]) == (True, "rotate", None)
     assert asked["message"] == "caf\ufffd", "what is stored is text"
+
+
+def test_a_first_up_and_a_checkpoint_of_nothing_say_what_they_mean(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    assert "next: " in cli("up").out
+    daemon.answers["env.up"] = brought(head=checkpoint(1))
+    assert cli("up").out == "web is up at /p/.envstack/merged\n"
+    nothing = {"added": 0, "modified": 0, "deleted": 0}
+    answer = {**checkpoint(5, changes=nothing), "duration_ms": 0.6, "stranded": []}
+    daemon.answers["env.checkpoint"] = answer
+    assert "nothing had changed" in cli("checkpoint").out
 
 
 def test_rollback_says_what_it_kept_and_a_dry_run_what_it_would_change(
@@ -181,8 +241,9 @@ def test_progress_is_shown_on_a_terminal_and_wiped_away(cli: Cli, daemon: FakeDa
     daemon.answers["env.up"] = slow
     with cli.on_terminal("up") as terminal:
         done = terminal.finish()
-    assert "\r\x1b[2Klayer 1 of 2\\x07 5 of 10\r\x1b[2K" in done.out
-    assert cli("up").err == ""
+    assert "\r\x1b[2Klayer 1 of 2\\x07 [##########..........] 5 of 10\r\x1b[2K" in done.out
+    assert cli("up").err == "layer 1 of 2\\x07\n"
+    assert cli("up", "--json").err == ""
     with cli.on_terminal("up", "--json") as terminal:
         assert "layer 1 of 2" not in terminal.finish().out
 
@@ -204,21 +265,22 @@ def test_ctrl_c_on_a_terminal_leaves_a_clean_line(cli: Cli, daemon: FakeDaemon) 
 
 
 @pytest.mark.parametrize(("answer", "code", "purged"), [("y", 0, True), ("\n", 1, False)])
-def test_a_purge_at_a_terminal_asks_first(
+def test_a_purge_at_a_terminal_tells_what_would_be_lost_and_asks(
     cli: Cli, daemon: FakeDaemon, answer: str, code: int, purged: bool
 ) -> None:
+    others = [listed(stack="/elsewhere"), listed(stack=str(cli.cwd / "envstack.yaml"), name="mine")]
+    daemon.answers["env.list"] = others
     with cli.on_terminal("down", "--purge") as terminal:
-        assert "its history" in terminal.read_until("[y/N]")
+        said = terminal.read_until("[y/N]")
+        assert "mine\x1b[0m would be lost: 2 checkpoints, what is not sealed, 4.0 KiB" in said
+        assert "elsewhere" not in said
         terminal.type(f"{answer}\n")
         assert terminal.finish().code == code
     assert ("env.down" in daemon.methods) == purged
 
 
-@pytest.mark.parametrize("arguments", [("--yes",), ("--json",)])
-def test_a_purge_does_not_ask_where_the_answer_is_given_or_a_script_runs(
-    cli: Cli, daemon: FakeDaemon, arguments: tuple[str, ...]
-) -> None:
-    with cli.on_terminal("down", "--purge", *arguments) as terminal:
+def test_a_purge_does_not_ask_where_the_answer_is_given(cli: Cli, daemon: FakeDaemon) -> None:
+    with cli.on_terminal("down", "--purge", "--yes") as terminal:
         assert terminal.finish().code == 0
     assert daemon.calls[-1][1]["purge"] is True
 
@@ -226,10 +288,16 @@ def test_a_purge_does_not_ask_where_the_answer_is_given_or_a_script_runs(
 def test_an_environment_whose_project_is_gone_is_named_by_its_stack_file(
     cli: Cli, daemon: FakeDaemon
 ) -> None:
-    assert cli("down", "--purge", "/gone/project/envstack.yaml").code == 0
+    assert cli("down", "--purge", "--yes", "/gone/project/envstack.yaml").code == 0
     assert daemon.calls[-1][1]["stack"] == "/gone/project/envstack.yaml"
 
 
-def test_a_purge_without_a_terminal_does_not_ask(cli: Cli, daemon: FakeDaemon) -> None:
-    assert cli("down", "--purge").code == 0
-    assert daemon.calls[-1][1]["purge"] is True
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_purge_that_nobody_can_be_asked_about_is_refused(
+    cli: Cli, daemon: FakeDaemon, form: tuple[str, ...]
+) -> None:
+    assert cli("down", "--purge", "--json").error["hint"] == "envstack down --purge --yes"
+    assert cli("down", "--purge", *form).code == 4
+    with cli.on_terminal("down", "--purge", "--json") as terminal:
+        assert terminal.finish().code == 4
+    assert daemon.methods == []

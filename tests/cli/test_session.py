@@ -25,7 +25,7 @@ def session(cli: Cli) -> Iterator[Cli]:
     (cli.cwd / "kept").write_text("as it was\n")
     (cli.cwd / "doomed").write_text("delete me\n")
     yield cli
-    cli("down", "--purge")
+    cli("down", "--purge", "--yes")
     assert cli("daemon", "stop").code == 0
 
 
@@ -58,8 +58,8 @@ def test_a_session_from_init_to_purge(session: Cli, project: Path) -> None:
     assert (down.code, '"state":"down"' in down.out) == (4, True)
     assert session("up").code == 0
     assert [row["state"] for row in session("ls", "--json").document] == ["up"]
-    assert session("down", "--purge").code == 0
-    assert session("ls").out == "no environments\n"
+    assert session("down", "--purge", "--yes").code == 0
+    assert session("ls").out.splitlines()[0] == "no environments"
     assert (project / "doomed").read_text() == "delete me\n", "the project below stays as it was"
 
 
@@ -99,7 +99,7 @@ def test_a_purge_starts_the_daemon_if_need_be(session: Cli) -> None:
     assert session("up").code == 0
     assert session("down").code == 0
     assert session("daemon", "stop").code == 0
-    assert session("down", "--purge").code == 0
+    assert session("down", "--purge", "--yes").code == 0
 
 
 def test_the_daemon_by_hand(session: Cli, home: Path) -> None:

@@ -34,7 +34,7 @@ def clone(project: Path, home: Path) -> Iterator[Path]:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, place / name)
     yield place
-    _envstack(place, "down", "--purge")
+    _envstack(place, "down", "--purge", "--yes")
     _envstack(place, "daemon", "stop")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from envstack.errors import Damaged
 from envstack.model import Change, ChangeType, FileKind
-from envstack.overlay.diff import LayerTree, diff, differs
+from envstack.overlay.diff import LayerTree, diff, differences, differs
 from envstack.overlay.marks import Marks
 from tests.support import trees
 
@@ -109,6 +109,18 @@ def test_layers_that_both_chains_share_are_not_listed(
     shared = [tree(lower) for lower in lowers]
     assert paths([tree(old), *shared], [tree(new), *shared]) == [b"only", b"shared/deep/file"]
     expected = [old, old / "only", new, new / "shared", new / "shared/deep"]
+    assert sorted(listed) == sorted(map(os.fsencode, expected))
+
+
+def test_only_where_a_wanted_path_leads_anything_is_listed(
+    layer: Callable[[str], Path], listed: list[bytes]
+) -> None:
+    old, new = layer("old"), layer("new")
+    for path in ("a/wanted/deep", "a/other", "b"):
+        (new / path).mkdir(parents=True)
+    rows = list(differences([tree(old)], [tree(new)], [b"a/wanted"]))
+    assert [row.change.path for row in rows] == [b"a/wanted", b"a/wanted/deep"]
+    expected = [new / "a/wanted", new / "a/wanted/deep"]
     assert sorted(listed) == sorted(map(os.fsencode, expected))
 
 

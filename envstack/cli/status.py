@@ -1,0 +1,127 @@
+"""`status` and `ls`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from envstack.cli import calls, place, text
+from envstack.cli.command import Json, begin
+from envstack.errors import NotFound, NotUp, StateError, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from envstack.cli.output import Output
+    from envstack.cli.text import Paint
+
+_Short = Annotated[bool, typer.Option("--short", help="One line, for a prompt.")]
+
+
+def status(ctx: typer.Context, short: _Short = False, json: Json = False) -> None:
+    """Show this environment: mount, history, who is inside.
+
+    Exit code 4 where it is not up. --short is quick and quiet: NAME@HEAD, and a + where changes may
+    not be sealed; nothing at all where there is no environment that is up.
+
+    \b
+    Examples:
+      envstack status
+      envstack status --json | jq -r .mount
+      PS1='$(envstack status --short) $ '
+    """
+    out = begin(ctx, json)
+    if short and not out.as_json:
+        _show_short(out)
+        return
+    answer = calls.ask(out, place.here(), "env.glance" if short else "env.status")
+    out.show(answer, _status_lines(answer, out.paint))
+    _require_up(answer)
+
+
+def _show_short(out: Output) -> None:
+    try:
+        answer = calls.ask(out, place.here(), "env.glance")
+        _require_up(answer)
+    except (NotFound, StateError, Unsupported) as error:
+        raise typer.Exit(error.exit_code) from None
+    out.show(answer, [_prompt(answer, out.paint)])
+
+
+def _require_up(row: dict[str, Any]) -> None:
+    if row["state"] != "up":
+        raise NotUp(f"environment {row['name']!r} is {row['state']}", "envstack up")
+
+
+def _prompt(row: dict[str, Any], paint: Paint) -> str:
+    head = row["head"]
+    where = (head["tag"] or head["id"][: text.ID_SHOWN]) if head else "base"
+    dirty = f" {paint('yellow', '+')}" if row["dirty"] else ""
+    return f"{paint('bold', text.escaped(row['name']))}@{paint('yellow', where)}{dirty}"
+
+
+def _status_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
+    state = text.state(row["state"], paint)
+    yield f"{paint('bold', text.escaped(row['name']))}  {state}"
+    layers = ", ".join(text.escaped(layer["name"]) for layer in row["layers"])
+    facts = [
+        ["reason", paint("red", text.escaped(row["reason"])) if row["reason"] else ""],
+        ["mount", text.name(row["mount"])],
+        ["stack", text.name(row["stack"])],
+        ["layers", layers],
+        ["head", _head(row["head"], paint)],
+        ["inside", paint("dim", "nobody") if row["state"] == "up" and not row["holders"] else ""],
+    ]
+    shown = [["", paint("dim", word), fact] for word, fact in facts if fact]
+    yield from text.columns(shown)
+    if row["holders"]:
+        yield f"  {paint('dim', 'inside')}"
+        yield from (f"    {line}" for line in text.holders(row["holders"], paint))
+
+
+def _head(head: dict[str, Any] | None, paint: Paint) -> str:
+    if head is None:
+        return f"base {paint('dim', '(no checkpoint)')}"
+    tag = f" {paint('green', '(' + head['tag'] + ')')}" if head["tag"] else ""
+    return f"{paint('yellow', head['id'][: text.ID_SHOWN])}{tag} {text.title(head['message'])}"
+
+
+def ls(ctx: typer.Context, json: Json = False) -> None:
+    """List all environments, and what they take on disk.
+
+    SIZE is that of an environment's own layers: an ellipsis while it is still being counted, and
+    ≥ where it is at least so much.
+
+    \b
+    Examples:
+      envstack ls
+      envstack ls --json | jq -r '.[] | select(.stack_exists | not) | .stack'
+    """
+    out = begin(ctx, json)
+    with calls.running() as client:
+        rows = calls.call(out, client, "env.list")
+    out.show(rows, _table(rows, out.paint))
+
+
+def _table(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
+    if not rows:
+        yield paint("dim", "no environments")
+        yield paint("dim", "next: envstack init in a project, then envstack up")
+        return
+    header = [paint("dim", word) for word in ("NAME", "STATE", "HEAD", "SIZE", "MOUNT")]
+    cells = [
+        [
+            paint("bold", text.escaped(row["name"])),
+            text.state(row["state"], paint),
+            paint("yellow", row["head"]["id"][: text.ID_SHOWN]) if row["head"] else "base",
+            text.size(row),
+            text.name(row["mount"]),
+        ]
+        for row in rows
+    ]
+    yield from text.columns([header, *cells])
+    for row in rows:
+        if not row["stack_exists"]:
+            name, stack = text.escaped(row["name"]), text.name(row["stack"])
+            yield paint("yellow", f"the project of {name} is gone (envstack down --purge {stack})")

@@ -1,0 +1,64 @@
+"""What differs between two points of history, or between one and the merged tree."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from envstack.environment.context import require_mount
+from envstack.environment.history import trees_of
+from envstack.errors import NotFound, UsageError
+from envstack.overlay.diff import differences
+from envstack.overlay.wanted import absent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from envstack.environment.context import Context
+    from envstack.model import Environment
+    from envstack.overlay.diff import Difference
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which two revisions to compare, `b` None for the merged tree, and at which paths.
+
+    A path is absolute, or relative to the root of the merged tree.
+    """
+
+    a: str = "@"
+    b: str | None = None
+    paths: tuple[bytes, ...] = ()
+
+
+def compare(
+    ctx: Context, env: Environment, request: Request, tick: Callable[[], None]
+) -> list[Difference]:
+    """Return what differs, sorted by path; `tick` is called all the time and may raise.
+
+    Raises NotUp, UsageError for a path outside the merged tree, and NotFound for one that is on
+    neither side.
+    """
+    require_mount(env)
+    a, b = trees_of(ctx, env, request.a), trees_of(ctx, env, request.b)
+    paths = [_inside(env, path) for path in request.paths]
+    if missing := absent((a, b), paths):
+        raise NotFound(
+            f"there is no {os.fsdecode(missing[0])} on either side",
+            "a path is relative to the current directory inside the merged tree, else to its root",
+        )
+    with closing(differences(a, b, paths, tick)) as found:
+        return list(found)
+
+
+def _inside(env: Environment, path: bytes) -> bytes:
+    """Return a path relative to the merged tree. Raises UsageError where it leads out of it."""
+    relative = os.path.relpath(os.path.join(env.mount, path), env.mount)
+    if relative == b".." or relative.startswith(b"../"):
+        raise UsageError(
+            f"{os.fsdecode(path)} is outside the merged tree",
+            f"name what lies below {os.fsdecode(env.mount)}",
+        )
+    return relative
