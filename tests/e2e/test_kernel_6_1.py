@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -43,7 +44,11 @@ WHICH = "older and not succession and not rebuild and not rollback-"
 FEWEST = 40
 """So many of them must have passed: a machine that runs nothing has no failures."""
 
-UNUSED = re.compile(r"mypy|ruff|virtme|/pip/|/setuptools/|ast_serialize|librt|lib2to3|idlelib")
+UNUSED = re.compile(
+    r"^/(site-packages|dist-packages|test|idlelib|lib2to3|config-[^/]*|mypy|mypyc|pip|setuptools)(/|$)"
+    r"|\.a$|/bin/ruff|virtme|__mypyc|ast_serialize|librt"
+)
+"""What comes over with Python is small without these; the packages are brought by themselves."""
 
 INSIDE = """
 set -e
@@ -114,7 +119,7 @@ def _script(out: Path) -> Path:
     own = (ROOT / name for name in ("envstack", "tests", "pyproject.toml"))
     with tarfile.open(out / "tree.tar", "w") as archive:
         for place in (Path(stdlib), Path(packages), *own):
-            archive.add(place, filter=lambda info: None if UNUSED.search(info.name) else info)
+            archive.add(place, filter=partial(_needed, place))
     script = out / "inside"
     places = {"out": out, "stdlib": stdlib, "packages": packages, "checkout": ROOT}
     script.write_text(
@@ -126,6 +131,12 @@ def _script(out: Path) -> Path:
         )
     )
     return script
+
+
+def _needed(place: Path, info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave out what no test reads below `place`."""
+    below = f"/{info.name}".removeprefix(str(place))
+    return None if UNUSED.search(below) else info
 
 
 def _boot(kernel: Path, out: Path, script: Path) -> None:
