@@ -97,15 +97,71 @@ class Layer:
     key: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a tree holds: its entries, the root aside, and the bytes of its regular files."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AtRisk:
+    """A sealed layer that a power cut may harm.
+
+    `boot` is the id of the boot in which it was sealed, or found whole; `extent` is None until it
+    was measured.
+    """
+
+    layer: LayerId
+    boot: str
+    extent: Extent | None
+
+
 Chain = tuple[LayerId, ...]
 """The layers under an upper, topmost first, as the kernel takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a directory by reference looked like at `taken_ns`, in nanoseconds since the epoch.
+
+    `digest` is empty, and so like no other, where it changed before it could be taken. `root` tells
+    the directory itself from another one in its place.
+    """
+
+    digest: str
+    entries: int
+    root: str
+    taken_ns: int
+
+
+class DriftReason(StrEnum):
+    """What became of a layer below the mount: its content, its directory, or all of it."""
+
+    CHANGED = "changed"
+    REPLACED = "replaced"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One layer that is not what was mounted; `paths` are a few that changed, relative to it."""
+
+    layer: LayerId
+    name: str
+    reason: DriftReason
+    paths: tuple[bytes, ...]
+    entries_before: int
+    entries_now: int
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A named point of history. `created_at` is RFC 3339 in UTC; `changes` is None until counted.
 
-    `sealed` tells whether its topmost layer is out of everybody's reach by now.
+    `sealed` tells whether its topmost layer is out of everybody's reach by now, `durable` whether
+    all of its layers would outlive a power cut, `damage` what a power cut or the disk did to them.
     """
 
     id: CheckpointId
@@ -118,6 +174,8 @@ class Checkpoint:
     chain: Chain
     changes: Counts | None
     sealed: bool = False
+    durable: bool = False
+    damage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +199,11 @@ class Environment:
     head: CheckpointId | None
     wanted: bool
     created_at: str
+
+    @property
+    def over_project(self) -> bool:
+        """Whether it is mounted over the project itself, which is hidden below the mount then."""
+        return self.mount == self.project
 
 
 class EnvState(StrEnum):
@@ -217,7 +280,12 @@ class StackLayer:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An environment as `up`, `status` and `ls` show it. `reason` says why it is degraded."""
+    """An environment as `up`, `status` and `ls` show it. `reason` says why it is degraded.
+
+    `left_below` are those who stand in the project below a mount over it: `up` alone looks for
+    them.
+    `drift` are the layers that are known to have changed below the mount; None: never looked.
+    """
 
     env: Environment
     state: EnvState
@@ -225,6 +293,8 @@ class Status:
     head: Checkpoint | None
     holders: tuple[Holder, ...] = ()
     reason: str | None = None
+    left_below: tuple[Holder, ...] = ()
+    drift: tuple[Drift, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +334,15 @@ class Sealed:
 
     checkpoint: Checkpoint
     duration_ms: float
+    stranded: tuple[Holder, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Relaid:
+    """The answer to `up --relay`: was the mount exchanged, and under what were changes sealed."""
+
+    is_exchanged: bool
+    saved: CheckpointId | None = None
     stranded: tuple[Holder, ...] = field(default=())
 
 

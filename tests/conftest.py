@@ -142,8 +142,10 @@ def sandbox(
     """
     with ExitStack() as stack:
 
-        def make(*, store: Path = home, **layers: list[Edit]) -> Sandbox:
-            return stack.enter_context(Sandbox(store, project, layers, ways.daemon(way)))
+        def make(
+            *, store: Path = home, mount: str = ".envstack/merged", **layers: list[Edit]
+        ) -> Sandbox:
+            return stack.enter_context(Sandbox(store, project, layers, mount, ways.daemon(way)))
 
         yield make
 

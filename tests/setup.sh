@@ -1,6 +1,7 @@
 # Sourced by tests/run and stacks/demo: system packages and the virtual environment, if missing.
 
-# need COMMAND:PACKAGE...: install the packages whose commands are missing, or say why not.
+# need COMMAND:PACKAGE...: install the packages whose commands are missing, and Python if that is
+# (python3-venv brings it), or say why not.
 need() {
     local missing=() pair
     for pair in "$@"; do

@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "envstack"
 ROOMS = (
     "__main__",
     "cli",
+    "doctor",
     "client",
     "daemon",
     "environment",

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from envstack import __version__
-from envstack.cli import daemon, diff, environments, history, log, stack, status, trust
+from envstack.cli import (
+    completion,
+    daemon,
+    diff,
+    doctor,
+    environments,
+    history,
+    log,
+    stack,
+    status,
+    trust,
+)
 from envstack.cli.command import Command, Group, Json, begin
 from envstack.cli.output import Output, PipeClosedError
 from envstack.errors import Cancelled, EnvstackError, NotFound, Unsupported, UsageError
@@ -31,6 +42,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command that `arguments` name and return the exit code; raises KeyboardInterrupt."""
     out = Output(os.environ)
     program = typer.main.get_command(_program())
+    if completion.VARIABLE in os.environ:
+        out.show(None, completion.answers(program, arguments))
+        return 0
     try:
         code = program.main(
             args=list(arguments), prog_name="envstack", standalone_mode=False, obj=out
@@ -144,19 +158,14 @@ def _program() -> typer.Typer:
     )
     program.callback()(_begin)
     for command in (
-        stack.init,
-        stack.validate,
-        environments.up,
-        trust.trust,
-        environments.down,
-        status.status,
-        status.ls,
-        history.checkpoint,
-        history.rollback,
-        log.log,
+        *(stack.init, stack.validate, stack.schema),
+        *(environments.up, trust.trust, environments.down, status.status, status.ls),
+        *(history.checkpoint, history.rollback, log.log),
     ):
         program.command(cls=Command)(command)
     program.command(cls=diff.DiffCommand)(diff.diff)
+    for extra in (doctor.doctor, completion.completion):
+        program.command(cls=Command)(extra)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")
     by_hand.command(cls=Command)(daemon.run)
     for other in (daemon.start, daemon.stop, daemon.status, daemon.logs):

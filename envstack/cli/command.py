@@ -11,6 +11,9 @@ from typer.core import TyperCommand, TyperGroup
 from envstack.cli.output import Output
 from envstack.errors import Cancelled, UsageError
 
+Context = typer.Context
+"""What typer hands to a command, for modules that need nothing else of it."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

@@ -27,6 +27,12 @@ _ReadyFd = Annotated[
     int | None, typer.Option("--ready-fd", metavar="N", hidden=True, show_default=False)
 ]
 
+_Lines = Annotated[
+    int | None,
+    typer.Option("-n", "--lines", metavar="N", min=0, help="The last N lines.", show_default=False),
+]
+_Follow = Annotated[bool, typer.Option("-f", "--follow", help="Print further lines as they come.")]
+
 
 def run(ctx: typer.Context, ready_fd: _ReadyFd = None, json: Json = False) -> None:
     """Be the daemon, in the foreground.
@@ -117,21 +123,32 @@ def _status_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     yield from text.columns([["", paint("dim", word), fact] for word, fact in facts])
 
 
-def logs(ctx: typer.Context, json: Json = False) -> None:
+def logs(
+    ctx: typer.Context, lines: _Lines = None, follow: _Follow = False, json: Json = False
+) -> None:
     """Print the daemon's log.
+
+    With --follow, go on until Ctrl-C; with --json as well, each line is an object of its own.
 
     \b
     Examples:
-      envstack daemon logs | tail
+      envstack daemon logs -n 20
+      envstack daemon logs -f
     """
+    from itertools import chain
+
+    from envstack.cli import logfile
+
     out = begin(ctx, json)
     path = os.fsdecode(calls.own_places().log)
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read().split("\n")
+        with open(path, "rb") as file:
+            found = logfile.last_lines(file, lines)
+            if follow:
+                for line in chain(found, logfile.following_lines(file, out.wait)):
+                    out.show({"line": line}, [text.escaped(line)])
     except FileNotFoundError:
         raise NotFound(f"there is no log yet ({path})", "envstack daemon start") from None
     except OSError as error:
         raise EnvstackError(f"{path} cannot be read: {error.strerror}") from error
-    lines = lines[:-1] if lines[-1] == "" else lines
-    out.show({"log": path, "lines": lines}, (text.escaped(line) for line in lines))
+    out.show({"log": path, "lines": found}, map(text.escaped, found))

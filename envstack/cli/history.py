@@ -30,6 +30,7 @@ _Force = Annotated[
     bool,
     typer.Option("--force", help="Although somebody is inside."),
 ]
+_Sync = Annotated[bool, typer.Option("--sync", help="Return when it would outlive a power cut.")]
 _Rev = Annotated[str, typer.Argument(metavar="REV", hidden=True)]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, no more.")]
 _Discard = Annotated[bool, typer.Option("--discard", help="Throw unsealed changes away.")]
@@ -40,6 +41,7 @@ def checkpoint(
     message: _Message = "",
     tag: _Tag = None,
     mode: _SealMode = "auto",
+    sync: _Sync = False,
     force: _Force = False,
     json: Json = False,
 ) -> None:
@@ -55,8 +57,8 @@ def checkpoint(
     """
     out = begin(ctx, json)
     check_mode(mode, ("auto", "rotate"), not_yet="live")
-    params = {"message": text_of(message), "tag": tag, "mode": mode, "force": force}
-    answer = calls.ask(out, place.here(), "env.checkpoint", **params)
+    params = {"tag": tag, "mode": mode, "sync": sync, "force": force}
+    answer = calls.ask(out, place.here(), "env.checkpoint", message=text_of(message), **params)
     out.show(answer, _sealed(answer, out.paint))
 
 
@@ -67,7 +69,8 @@ def _sealed(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     yield f"checkpoint {text.revision(row['id'], paint)}{tag}{title}{took}"
     if row["changes"] is not None and not any(row["changes"].values()):
         yield paint("dim", "nothing had changed; it is a name for what was there")
-    yield from _left_behind(row["stranded"], paint)
+    yield from text.left_behind(row["stranded"], paint)
+    yield from text.drift(row["drift"], paint)
 
 
 def rollback(
@@ -84,7 +87,8 @@ def rollback(
     REV is the head (@) if not given; or @~N, a tag, an id or its beginning, base.
 
     Changes since the last checkpoint are sealed first, so that they can be brought back. Nobody
-    may be inside; with --force, those who only look are left behind in the old tree.
+    may be inside; with --force, those who only look are left behind in the old tree. A checkpoint
+    that a power cut harmed takes --force as well.
 
     \b
     Examples:
@@ -108,10 +112,5 @@ def _rolled_back(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["saved"]:
         saved = text.revision(row["saved"], paint)
         yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
-    yield from _left_behind(row["stranded"], paint)
-
-
-def _left_behind(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
-    if rows:
-        yield paint("yellow", "left behind in the old tree, which is read-only now:")
-        yield from text.holders(rows, paint)
+    yield from text.left_behind(row["stranded"], paint)
+    yield from text.drift(row["drift"], paint)

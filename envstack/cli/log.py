@@ -158,5 +158,6 @@ def _words(row: Row, astray: str, paint: Paint) -> str:
     """Return tag, message, and what is out of the ordinary."""
     tag = paint("green", f"({row['tag']})") if row["tag"] else ""
     notes = [astray, "" if row["sealed"] else "[not sealed yet]"]
-    words = [tag, text.title(row["message"]), *(paint("dim", note) for note in notes)]
+    damage = paint("red", "[damaged]") if row["damaged"] else ""
+    words = [tag, text.title(row["message"]), damage, *(paint("dim", note) for note in notes)]
     return " ".join(word for word in words if word)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from envstack.rpc.messages import Progress
 
 _STDOUT, _STDERR = 1, 2
+
+_MOMENT = 200
+"""Milliseconds: soon enough for an eye that follows a log, seldom enough to cost nothing."""
 
 _BUFFER = 1 << 16
 """Bytes that wait for more before they are written."""
@@ -82,6 +86,13 @@ class Output:
             raise PipeClosedError from None
         except OSError as error:
             raise EnvstackError(f"standard output cannot be written: {error.strerror}") from error
+
+    def wait(self) -> None:
+        """Wait for a moment; raises PipeClosedError once nobody reads standard output any more."""
+        poll = select.poll()
+        poll.register(_STDOUT, 0)  # the end of a pipe is told in any case, poll(2)
+        if poll.poll(_MOMENT):
+            raise PipeClosedError
 
     def fail(self, error: EnvstackError) -> None:
         """Print an error on standard error."""

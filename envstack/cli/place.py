@@ -7,14 +7,14 @@ parameters by which every `env.*` method knows an environment.
 from __future__ import annotations
 
 import os
-from contextlib import closing
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from envstack.errors import EnvstackError, NotFound, StateError
-from envstack.linux.mountinfo import read_mounts
+from envstack.linux.mountinfo import read_mounts, stack_at
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
 STACK_FILE = "envstack.yaml"
 
@@ -85,6 +85,38 @@ def known_by(path: str) -> Target:
     target = {"stack": os.path.realpath(path)}
     os.chdir("/")
     return target
+
+
+@contextmanager
+def below(row: dict[str, Any]) -> Iterator[bytes]:
+    """Yield how the stack file's directory is reached, which `row`, a status, may lie over."""
+    project, point = os.path.dirname(os.fsencode(row["stack"])), os.fsencode(row["mount"])
+    mounts = stack_at(read_mounts(), point) if project == point else []
+    if not mounts:
+        yield project
+        return
+    from envstack.linux.covered import open_covered
+
+    descriptor = open_covered(mounts[0])
+    try:
+        yield b"/proc/self/fd/%d" % descriptor
+    finally:
+        os.close(descriptor)
+
+
+def shows_its_stack_file(row: dict[str, Any]) -> bool:
+    """Tell whether the stack file's path shows the file that counts, and not a changed copy."""
+    if row["project"] != row["mount"]:
+        return True
+    import filecmp
+
+    shown = os.fsencode(row["stack"])
+    with below(row) as project:
+        counts = os.path.join(project, os.path.basename(shown))
+        try:
+            return filecmp.cmp(shown, counts, shallow=False)
+        except OSError:
+            return False
 
 
 def current_directory() -> bytes:

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from envstack.cli.output import Output
     from envstack.cli.text import Paint
 
+_Drift = Annotated[bool, typer.Option("--drift", help="Look whether directories below it changed.")]
 _Short = Annotated[bool, typer.Option("--short", help="One line, for a prompt.")]
 
 
-def status(ctx: typer.Context, short: _Short = False, json: Json = False) -> None:
+def status(
+    ctx: typer.Context, short: _Short = False, drift: _Drift = False, json: Json = False
+) -> None:
     """Show this environment: mount, history, who is inside.
 
     Exit code 4 where it is not up. --short is quick and quiet: NAME@HEAD, and a + where changes may
@@ -28,6 +31,7 @@ def status(ctx: typer.Context, short: _Short = False, json: Json = False) -> Non
     \b
     Examples:
       envstack status
+      envstack status --drift     # did directories of the stack change since it is up?
       envstack status --json | jq -r .mount
       PS1='$(envstack status --short) $ '
     """
@@ -35,8 +39,12 @@ def status(ctx: typer.Context, short: _Short = False, json: Json = False) -> Non
     if short and not out.as_json:
         _show_short(out)
         return
-    answer = calls.ask(out, place.here(), "env.glance" if short else "env.status")
-    out.show(answer, _status_lines(answer, out.paint))
+    if short:
+        answer = calls.ask(out, place.here(), "env.glance")
+    else:
+        answer = calls.ask(out, place.here(), "env.status", drift=drift)
+    lines = [*_status_lines(answer, out.paint), *_drift_lines(answer["drift"], drift, out.paint)]
+    out.show(answer, lines)
     _require_up(answer)
 
 
@@ -78,6 +86,14 @@ def _status_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["holders"]:
         yield f"  {paint('dim', 'inside')}"
         yield from (f"    {line}" for line in text.holders(row["holders"], paint))
+
+
+def _drift_lines(
+    rows: list[dict[str, Any]] | None, was_asked_for: bool, paint: Paint
+) -> Iterator[str]:
+    if was_asked_for and rows == []:
+        yield paint("dim", "nothing changed below the mount")
+    yield from text.drift(rows, paint)
 
 
 def _head(head: dict[str, Any] | None, paint: Paint) -> str:

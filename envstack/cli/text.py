@@ -173,6 +173,30 @@ def width(cell: str) -> int:
     )
 
 
+_DRIFTED = {
+    "changed": "changed below the mount",
+    "replaced": "is another directory by now",
+    "gone": "is gone",
+}
+
+
+def drift(rows: Iterable[Json] | None, paint: Paint) -> Iterator[str]:
+    """Yield which layers changed below the mount, one a line, and what to do about it."""
+    for row in rows or ():
+        what = _DRIFTED.get(row["reason"], escaped(row["reason"]))
+        where = ", ".join(path_of(path) for path in row["paths"])
+        remedy = "put it back" if row["reason"] == "gone" else "envstack up --relay"
+        said = f"layer {escaped(row['name'])} {what}{': ' if where else ''}{where}"
+        yield paint("yellow", f"{said} ({remedy})")
+
+
+def left_behind(rows: list[Json], paint: Paint) -> Iterator[str]:
+    """Yield those whom an exchange of the mount left in the old tree."""
+    if rows:
+        yield paint("yellow", "left behind in the old tree, which is read-only now:")
+        yield from holders(rows, paint)
+
+
 def holders(rows: Iterable[Json], paint: Paint) -> Iterator[str]:
     """Yield who is inside a merged tree, one thing held a line."""
     header = [paint("dim", word) for word in ("PID", "COMMAND", "USER", "HOLDS", "PATH")]

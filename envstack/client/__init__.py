@@ -31,6 +31,7 @@ __all__ = [
     "RemoteError",
     "connect",
     "connect_or_start",
+    "find",
 ]
 
 _SECONDS = 30.0
@@ -50,7 +51,7 @@ def connect(places: Places, command: Sequence[str] = ()) -> Client:
     for a newer one, NoDaemon where there is no talking to it. `command` is as in
     `connect_or_start`.
     """
-    client = _open(places)
+    client = find(places)
     if not client.is_outdated:
         return client
     _retire(client)
@@ -67,7 +68,7 @@ def connect_or_start(places: Places, command: Sequence[str] = ()) -> Client:
     pause = _FIRST_PAUSE
     while time.monotonic() < deadline:
         try:
-            client = _open(places)
+            client = find(places)
         except NotRunning:
             if not process.start(places, command or process.own_command(), deadline):
                 # Another one has the lock: it opens its socket soon, or it is about to end.
@@ -82,8 +83,11 @@ def connect_or_start(places: Places, command: Sequence[str] = ()) -> Client:
     )
 
 
-def _open(places: Places) -> Client:
-    """Return a client of whatever daemon runs, older ones included; raises as `connect`."""
+def find(places: Places, seconds: float = _SECONDS) -> Client:
+    """Return a client of whatever daemon runs and greets within `seconds`; raises as `connect`.
+
+    An older daemon is left as it is, and may not know every method.
+    """
     where = os.fsdecode(places.socket)
     with contextlib.ExitStack() as undo:
         connection = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -91,7 +95,7 @@ def _open(places: Places) -> Client:
             connection.connect(places.socket)
             if peer_of(connection).uid not in (0, os.geteuid()):
                 raise NoDaemon(f"another user listens on {where}", _ELSEWHERE)
-            client = Client(connection, places, time.monotonic() + _SECONDS)
+            client = Client(connection, places, time.monotonic() + seconds)
         except (FileNotFoundError, ConnectionRefusedError, ConnectionEnded) as error:
             raise NotRunning("no daemon runs", "envstack up") from error
         except TimeoutError as error:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -18,6 +19,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from envstack import stackfile
+from envstack.daemon import below
 from envstack.daemon.asking import askers, audience, check_of
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
@@ -28,8 +30,11 @@ from envstack.environment import (
     checkpoint,
     compare,
     down,
+    drift,
+    durability,
     exchange,
     history,
+    inside,
     recover,
     rollback,
     status,
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
     from envstack.linux.launcher import Launcher
     from envstack.model import Environment, Status
     from envstack.overlay.diff import Difference
+    from envstack.stackfile import StackFile
 
 _log = logging.getLogger(__name__)
 
@@ -138,6 +144,7 @@ class Service:
     async def _up(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
         path = os.path.realpath(params.path("stack"))
+        is_relay, force = params.flag("relay"), params.flag("force")
         consent, trusts = params.optional_text("consent"), params.flag("trust")
         environ = {
             os.fsencode(name): os.fsencode(value) for name, value in params.texts("environ").items()
@@ -145,11 +152,17 @@ class Service:
         request = Request(audience(call), environ, params.optional_text("rebuild"), askers(call))
 
         def work(env: Environment | None) -> Any:
-            stack = stackfile.load(path)
+            stack = self._load(path)
             if trusts or consent == trust.terms(stack).digest:
                 trust.trust(self._ctx, stack)
             brought = up.up(self._ctx, env, stack, request)
-            return shapes.brought(brought, status.status(self._ctx, brought.env.id))
+            if env is not None and env.wanted:  # else it was mounted just now, as it is
+                if is_relay:
+                    return below.lay_anew(self._ctx, call, brought, force=force)
+                drift.look_now_or_soon(self._ctx, brought.env)
+            shown = status.status(self._ctx, brought.env.id)
+            left = inside.left_below(brought.env, request.ignore)
+            return shapes.brought(brought, replace(shown, left_below=left))
 
         return await self._exclusively(path, lambda: work(self._settled(path)))
 
@@ -157,9 +170,9 @@ class Service:
         path = os.path.realpath(Params(raw).path("stack"))
 
         def work() -> Any:
-            return shapes.terms(trust.trust(self._ctx, stackfile.load(path)))
+            return shapes.terms(trust.trust(self._ctx, self._load(path)))
 
-        return await self._in_thread(work)
+        return await self._exclusively(path, work)
 
     async def _trusted(self, _call: Call, _raw: dict[str, Any]) -> Any:
         return await self._in_thread(
@@ -185,9 +198,12 @@ class Service:
 
     async def _status(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
+        is_look = params.flag("drift")
 
         def work() -> Any:
             env = self._find(params)
+            if is_look:
+                below.look(self._ctx, call, env)
             return shapes.status(status.status_with_holders(self._ctx, env.id, askers(call)))
 
         return await self._in_thread(work)
@@ -227,10 +243,15 @@ class Service:
             ignore=askers(call),
         )
 
-        def work(env: Environment) -> Any:
-            return shapes.sealed(checkpoint.checkpoint(self._ctx, env, request))
+        sync = params.flag("sync")
 
-        return await self._on_environment(params, work)
+        def work(env: Environment) -> Any:
+            return checkpoint.checkpoint(self._ctx, env, request), below.known(self._ctx, env)
+
+        made, changed = await self._on_environment(params, work)
+        if sync:
+            made = await self._in_thread(lambda: durability.confirm(self._ctx, made))
+        return {**shapes.sealed(made), **changed}
 
     async def _rollback(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
@@ -245,10 +266,10 @@ class Service:
 
         def work(env: Environment) -> Any:
             if dry_run:
-                return shapes.rolled_back(
-                    rollback.preview(self._ctx, env, request.rev, check_of(call))
-                )
-            return shapes.rolled_back(rollback.rollback(self._ctx, env, request))
+                done = rollback.preview(self._ctx, env, request.rev, check_of(call))
+            else:
+                done = rollback.rollback(self._ctx, env, request)
+            return {**shapes.rolled_back(done), **below.known(self._ctx, env)}
 
         return await self._on_environment(params, work)
 
@@ -342,6 +363,12 @@ class Service:
         except (EnvstackError, OSError) as error:
             _log.warning("what was begun cannot be finished yet: %s", error)
             return self._by_stack(stack_path)
+
+    def _load(self, path: bytes) -> StackFile:
+        """Return the stack file at `path`: the one below, where its environment covers it."""
+        env = self._by_stack(path)
+        below = self._ctx.beneath.reach(env, env.project) if env else None
+        return stackfile.load(path, below)
 
     def _by_stack(self, stack_path: bytes) -> Environment | None:
         rows = self._ctx.store.db.environments()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
@@ -82,7 +82,7 @@ class _Building:
         anew = False
         for number, entry in enumerate(self._stack.layers):
             anew = anew or self._request.rebuild in (ALL, entry.name)
-            key = key_of(self._ctx, self._stack, number, self._chain, self._keys)
+            key = key_of(self._ctx, self._env, self._stack, number, self._chain, self._keys)
             layer = None if anew and kind_of(entry) is not LayerKind.DIR else self._find(key)
             self._chain = (layer or self._make(number, entry, key), *self._chain)
             self._keys.append(key)
@@ -129,29 +129,33 @@ class _Building:
     def _copy(self, layer: LayerId, entry: DirLayer, which: str) -> None:
         self._ctx.announce(Step.COPY)
         tree = self._ctx.store.layers.stage(layer)
-        below = (*self._ctx.store.trees(self._chain), self._env.project)
+        below = (*self._trees(), self._reach(self._env.project))
+        source = self._reach(entry.dir)
         tell = self._request.audience.tell
         try:
             directory.build(
-                entry, tree, below, lambda count: tell(f"{which}, {count:,} entries copied")
+                replace(entry, dir=source),
+                tree,
+                below,
+                lambda count: tell(f"{which}, {count:,} entries copied"),
             )
         except OSError as error:
-            where = os.fsdecode(error.filename) if error.filename else os.fsdecode(entry.dir)
+            where = os.fsencode(error.filename or source).replace(source, entry.dir, 1)
             no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise EnvstackError(
-                f"layer {entry.name!r} cannot be copied: {error.strerror}: {where}",
+                f"layer {entry.name!r} cannot be copied: {error.strerror}: {os.fsdecode(where)}",
                 "free some space for the store" if no_space else "",
             ) from error
 
     def _run(self, layer: LayerId, entry: RunLayer) -> None:
         self._ctx.announce(Step.RUN)
-        layers, below = self._ctx.store.layers, self._ctx.store.trees(self._chain)
+        layers, below = self._ctx.store.layers, self._trees()
         tree = layers.stage(layer)
         copy_root(below[0], tree)
         overlay = Overlay(
             b"envstack-build:" + layer.encode(), below, tree, layers.stage_work(layer)
         )
-        mount = mount_of(self._ctx, overlay, like=self._env.project)
+        mount = mount_of(self._ctx, overlay, like=self._reach(self._env.project))
         try:
             environ = _environ(self._stack, self._request)
             what = Command(
@@ -160,6 +164,12 @@ class _Building:
             command.run(self._ctx.launcher, what, entry.name, self._request.audience.show)
         finally:
             os.close(mount)
+
+    def _trees(self) -> tuple[bytes, ...]:
+        return self._ctx.trees(self._env, self._chain)
+
+    def _reach(self, path: bytes) -> bytes:
+        return self._ctx.beneath.reach(self._env, path)
 
 
 def _environ(stack: StackFile, request: Request) -> dict[bytes, bytes]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from envstack.environment.context import now, require_mount, since
+from envstack.environment.durability import make_durable
 from envstack.environment.history import check_tag, count
 from envstack.environment.inside import require_strandable
 from envstack.environment.steps import Step
@@ -26,7 +27,8 @@ from envstack.store.records import Op, Transition
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
-    from envstack.model import Chain
+    from envstack.linux.mountinfo import Mount
+    from envstack.model import Chain, Holder
 
 ROTATE = "rotate"
 """The `mode` of a checkpoint whose layer is the upper itself."""
@@ -54,6 +56,17 @@ def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
         check_tag(ctx, env, request.tag)
     if is_untouched(ctx, env):
         return Sealed(_mark(ctx, env, request), since(began))
+    row, stranded = rotate(ctx, env, mount, request)
+    return Sealed(row, since(began), stranded)
+
+
+def rotate(
+    ctx: Context, env: Environment, mount: Mount, request: Request
+) -> tuple[Checkpoint, tuple[Holder, ...]]:
+    """Seal the upper, empty or not; return its checkpoint, and those who were left behind.
+
+    Raises Held, and StateError for a history that has reached the kernel's depth.
+    """
     sealed = sealed_chain(env)
     stranded = require_strandable(mount, request.ignore, "checkpoint", force=request.force)
     upper = new_upper(ctx, env)
@@ -67,12 +80,13 @@ def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
             after=replace(env, upper=upper, lowers=sealed, head=row.id),
             states={env.upper: LayerState.SEALING, upper: LayerState.UPPER},
             checkpoint=row,
+            boot=ctx.boot,
         ),
     )
-    answer = Sealed(row, since(began), stranded)
+    ctx.defer(lambda: make_durable(ctx))
     ctx.defer(lambda: make_spare(ctx, env))
     ctx.defer(lambda: count(ctx, env, row))
-    return answer
+    return row, stranded
 
 
 def is_untouched(ctx: Context, env: Environment) -> bool:
@@ -87,7 +101,7 @@ def _mark(ctx: Context, env: Environment, request: Request) -> Checkpoint:
     )
     ctx.announce(Step.COMMIT)
     ctx.store.db.commit(Transition(Op.CHECKPOINT, replace(env, head=row.id), {}, row), now())
-    return row
+    return replace(row, durable=ctx.store.db.checkpoint(row.id).durable)
 
 
 def sealed_chain(env: Environment) -> Chain:

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from envstack.environment.beneath import SOURCE, Beneath
 from envstack.errors import NotUp, StateError
+from envstack.linux.boot import boot_id
 from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
+    from envstack.environment.drift import Look
     from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
-    from envstack.model import EnvId, Environment, LayerId
+    from envstack.model import Chain, EnvId, Environment, LayerId
     from envstack.store.records import Transition
     from envstack.store.store import Store
 
@@ -44,7 +47,9 @@ class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
 
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
-    `faults` says why an environment that is wanted up could not be mounted.
+    `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
+    of the layers below one that is. `boot` is the id of the boot that is running; `beneath` holds
+    the projects that environments are mounted over.
     """
 
     store: Store
@@ -54,6 +59,17 @@ class Context:
     mounts: Mounts
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
+    looks: dict[EnvId, Look] = field(default_factory=dict)
+    boot: str = field(default_factory=boot_id)
+    beneath: Beneath = field(default_factory=Beneath)
+
+    def trees(self, env: Environment, chain: Chain) -> tuple[bytes, ...]:
+        """Return the directories of a chain of `env`, topmost first, as they can be read now.
+
+        To be used before the environment is mounted or unmounted the next time. Raises Damaged for
+        an unknown layer, and what `Beneath.reach` raises.
+        """
+        return tuple(self.beneath.reach(env, tree) for tree in self.store.trees(chain))
 
     def keep(self, env: EnvId, clone: int) -> int | None:
         """Keep `clone` from now on, and return the one that was kept until now."""
@@ -63,9 +79,11 @@ class Context:
 
     def release(self, env: EnvId) -> None:
         """Let the kept clone go; the superblock is synced here if it was the last reference."""
+        self.looks.pop(env, None)
         clone = self.kept.pop(env, None)
         if clone is not None:
             os.close(clone)
+        self.beneath.release(env)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +96,7 @@ class Pair:
 
 def mount_source(upper: LayerId) -> bytes:
     """Return the `source` under which the mount table names the overlay on `upper`."""
-    return b"envstack:" + upper.encode()
+    return SOURCE + upper.encode()
 
 
 def uppers(env: Environment, intent: Transition | None) -> set[LayerId]:

@@ -41,7 +41,7 @@ class Exchange(Protocol):
         """Let the new mount show; where that fails, the mount table says what has happened."""
 
 
-class Beneath:
+class FromBeneath:
     """The new mount waits under the old one: at no instant is there none (Linux 6.5)."""
 
     def begin(self, ctx: Context, env: Environment, pair: Pair) -> None:
@@ -103,7 +103,7 @@ def choose(store: Store) -> Mounts:
     )
     return Mounts(
         overlay.build if one_by_one else build_by_mount(store),
-        Beneath() if beneath else InTurn(),
+        FromBeneath() if beneath else InTurn(),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from envstack.environment.steps import Step
 from envstack.environment.swap import layer_trees
-from envstack.errors import NotFound, StateError, UsageError
+from envstack.errors import EnvstackError, NotFound, StateError, UsageError
 from envstack.model import BASE, ChangeType, Counts, LayerKind
 from envstack.overlay.diff import LayerTree, diff
 
@@ -97,14 +97,14 @@ def log(ctx: Context, env: Environment) -> list[Checkpoint]:
 
 def merged_trees(ctx: Context, env: Environment) -> tuple[LayerTree, ...]:
     """Return the merged tree as `overlay.diff` reads it: the upper on the layers below it."""
-    return (LayerTree(ctx.store.layers.fs(env.upper)), *layer_trees(ctx, env.lowers))
+    return (LayerTree(ctx.store.layers.fs(env.upper)), *layer_trees(ctx, env, env.lowers))
 
 
 def trees_of(ctx: Context, env: Environment, rev: str | None) -> tuple[LayerTree, ...]:
     """Return the trees that `rev` names; None is the merged tree."""
     if rev is None:
         return merged_trees(ctx, env)
-    return layer_trees(ctx, resolve(ctx, env, rev).chain)
+    return layer_trees(ctx, env, resolve(ctx, env, rev).chain)
 
 
 def tally(changes: Iterable[Change]) -> Counts:
@@ -114,16 +114,29 @@ def tally(changes: Iterable[Change]) -> Counts:
 
 
 def count(ctx: Context, env: Environment, checkpoint: Checkpoint) -> bool:
-    """Count off the path what a checkpoint changed against its parent, and write it down."""
+    """Count off the path what a checkpoint changed against its parent, and write it down.
+
+    Nothing keeps the environment from being mounted or unmounted meanwhile. What that brings to
+    other paths is counted anew.
+    """
     ctx.announce(Step.COUNT)
     if not ctx.store.db.knows(env.id):
         return True
     if checkpoint.parent:
-        before = resolve(ctx, env, checkpoint.parent).chain
+        parent = resolve(ctx, env, checkpoint.parent).chain
     else:
-        before = _stack_below(ctx, checkpoint.chain)
-    changes = diff(layer_trees(ctx, before), layer_trees(ctx, checkpoint.chain))
-    ctx.store.db.set_counts(checkpoint.id, tally(changes))
+        parent = _stack_below(ctx, checkpoint.chain)
+    before, after = (layer_trees(ctx, env, chain) for chain in (parent, checkpoint.chain))
+    held = ctx.beneath.held(env.id)
+    try:
+        counts = tally(diff(before, after))
+    except (EnvstackError, OSError):
+        if ctx.beneath.held(env.id) is held:
+            raise
+        return False
+    if ctx.beneath.held(env.id) is not held:
+        return False
+    ctx.store.db.set_counts(checkpoint.id, counts)
     return True
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from envstack.environment.context import visible_mount
 from envstack.errors import Held
 from envstack.linux.holders import find_holders
+from envstack.linux.left_below import find_left_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from envstack.linux.mountinfo import Mount
-    from envstack.model import Holder
+    from envstack.model import Environment, Holder
 
 
 _LEAVE = "leave the merged tree (cd), or end what is named"
@@ -48,6 +50,12 @@ def require_strandable(
             harmed,
         )
     return holders
+
+
+def left_below(env: Environment, ignore: frozenset[int]) -> tuple[Holder, ...]:
+    """Return who stands in the project below the mount, if that is over the project."""
+    mount = visible_mount(env) if env.over_project else None
+    return find_left_below(mount, ignore=ignore) if mount else ()
 
 
 def _describe(holders: Iterable[Holder]) -> str:

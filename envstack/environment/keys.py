@@ -36,7 +36,12 @@ def kind_of(entry: Entry) -> LayerKind:
 
 
 def key_of(
-    ctx: Context, stack: StackFile, number: int, below: Chain, keys: Sequence[str | None]
+    ctx: Context,
+    env: Environment,
+    stack: StackFile,
+    number: int,
+    below: Chain,
+    keys: Sequence[str | None],
 ) -> str:
     """Return the key of the entry of that number, from 0; `keys` are those of the chain `below`.
 
@@ -47,13 +52,15 @@ def key_of(
     if isinstance(entry, stackfile.RunLayer):
         # The path too: a virtual environment that is moved no longer starts.
         facts |= {"env": stack.env, "mount": os.fsdecode(stack.mount), "below": keys}
-        facts["content"] = _inputs(ctx, stack, number, entry, below)
+        facts["content"] = _inputs(ctx, env, stack, number, entry, below)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _inputs(ctx: Context, stack: StackFile, number: int, entry: RunLayer, below: Chain) -> str:
+def _inputs(
+    ctx: Context, env: Environment, stack: StackFile, number: int, entry: RunLayer, below: Chain
+) -> str:
     try:
-        with _view(ctx, below, like=stack.project) as root:
+        with _view(ctx, env, below) as root:
             return inputs.digest(root, entry.inputs)
     except inputs.NoMatchError as error:
         message = f"`{error.args[0]}` matches nothing in the layers below"
@@ -65,11 +72,12 @@ def _inputs(ctx: Context, stack: StackFile, number: int, entry: RunLayer, below:
 
 
 @contextmanager
-def _view(ctx: Context, chain: Chain, like: bytes) -> Iterator[bytes]:
+def _view(ctx: Context, env: Environment, chain: Chain) -> Iterator[bytes]:
     """Yield a path under which the chain is seen as one tree, mounts upon its directories aside."""
     with ctx.store.layers.empty() as bottom:
         # An overlay without an upper takes two layers, and there may be one.
-        lowers = (*ctx.store.trees(chain), bottom)
+        lowers = (*ctx.trees(env, chain), bottom)
+        like = ctx.beneath.reach(env, env.project)
         mount = mount_of(ctx, Overlay(b"envstack-view", lowers), like)
         try:
             yield b"/proc/self/fd/%d" % mount
@@ -86,6 +94,6 @@ def outdated(ctx: Context, env: Environment, stack: StackFile) -> tuple[str, ...
     for number, (entry, layer) in enumerate(zip(stack.layers, layers, strict=True)):
         below = env.base[len(layers) - number :]
         keys = [under.key for under in layers[:number]]
-        if key_of(ctx, stack, number, below, keys) != layer.key:
+        if key_of(ctx, env, stack, number, below, keys) != layer.key:
             found.append(entry.name)
     return tuple(found)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from envstack.environment import drift
 from envstack.environment.context import covered
 from envstack.environment.steps import Step
 from envstack.environment.swap import build, dress_root, prepare_upper
 from envstack.errors import Damaged, StateError, Unsupported
-from envstack.linux.mountinfo import read_mounts, topmost_at
+from envstack.linux.mountinfo import read_mounts, stack_at, topmost_at
 from envstack.model import LayerState
 from envstack.overlay import mount as overlay
+from envstack.overlay.root import is_dressed
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
@@ -31,24 +33,32 @@ def mount(ctx: Context, env: Environment) -> None:
     Raises Damaged where a layer is gone, StateError where the upper is still in use (the processes
     on it would break at their next copy-up) or the mount point cannot serve.
     """
-    require_layers(ctx, env.lowers, f"environment {env.name!r}")
+    require_layers(ctx, env, env.lowers, f"environment {env.name!r}")
     prepare_mount_point(ctx, env)
     if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
         raise StateError(
             f"processes on a mount that was taken away still use the upper of {env.name!r}",
             "end them, then: envstack up",
         )
-    ctx.announce(Step.PREPARE)
-    _prepare(ctx, env)
-    _require_xattrs(ctx.store.layers.work(env.upper))
-    ctx.announce(Step.BUILD)
-    new = build(ctx, env)
+    with ExitStack() as undo:
+        ctx.beneath.hold(env)
+        undo.callback(ctx.beneath.release, env.id)
+        ctx.announce(Step.PREPARE)
+        drift.forget(ctx, env)
+        _prepare(ctx, env)
+        ctx.announce(Step.BUILD)
+        _attach(ctx, env, build(ctx, env))
+        undo.pop_all()
+
+
+def _attach(ctx: Context, env: Environment, new: int) -> None:
     try:
         ctx.announce(Step.ATTACH)
         overlay.attach(new, env.mount)
         ctx.keep(env.id, overlay.clone(new))
     finally:
         os.close(new)
+    drift.watch(ctx, env)
 
 
 def prepare_mount_point(ctx: Context, env: Environment) -> None:
@@ -59,12 +69,17 @@ def prepare_mount_point(ctx: Context, env: Environment) -> None:
 
 
 def _prepare(ctx: Context, env: Environment) -> None:
-    """Make the upper of a first `up`, one included that was killed before the root was dressed."""
+    """Make the upper of a first `up`, and dress a root that never was, as far as the disk knows.
+
+    A power cut may take back what was done to the root, with all that was done to it since.
+    """
     layer = ctx.store.db.find_layer(env.upper)
     is_new = layer is not None and layer.state is LayerState.BUILDING
-    if is_new or not ctx.store.layers.exists(env.upper):
-        prepare_upper(ctx, env, env.upper)
-        dress_root(ctx, env, ctx.store.layers.fs(env.upper))
+    prepare_upper(ctx, env, env.upper)
+    _require_xattrs(ctx.store.layers.work(env.upper))
+    root = ctx.store.layers.fs(env.upper)
+    if is_new or not is_dressed(root):
+        dress_root(ctx, env, root)
 
 
 def _require_xattrs(work: bytes) -> None:
@@ -103,29 +118,42 @@ def put_back(ctx: Context, env: Environment) -> None:
     _require_bare(env)
     _require_no_link(env)
     make_mount_point(env)
-    overlay.attach(ctx.kept[env.id], env.mount)
+    kept = ctx.kept[env.id]
+    overlay.attach(kept, env.mount)
     try:
         # Now, because before Linux 6.15 a detached mount cannot be cloned.
-        clone = overlay.clone(ctx.kept[env.id])
-    finally:
-        ctx.release(env.id)
-    ctx.keep(env.id, clone)
+        ctx.keep(env.id, overlay.clone(kept))
+    except OSError:
+        ctx.release(env.id)  # it is attached, and can be taken over
+        raise
+    os.close(kept)
 
 
 def _require_bare(env: Environment) -> None:
+    """Raise StateError where something is mounted at the mount point.
+
+    A project that is the root of a mount cannot be mounted over: after a restart no path would lead
+    to the mount below.
+    """
     top = topmost_at(read_mounts(), env.mount)
-    if top is not None:
+    if top is None:
+        return
+    if not env.over_project:
         raise covered(env, top.source)
+    shown, source = os.fsdecode(env.project), os.fsdecode(top.source)
+    raise StateError(
+        f"the project {shown} is itself a mount point (of {source}), and cannot be mounted over",
+        "choose another `mount`, or put the project into a directory of that file system",
+    )
 
 
-def require_layers(ctx: Context, chain: Chain, what: str) -> None:
+def require_layers(ctx: Context, env: Environment, chain: Chain, what: str) -> None:
     """Raise Damaged if a layer of the chain is not on disk; `what` is to be mounted on it."""
-    for layer in ctx.store.db.chain(chain):
-        tree = ctx.store.tree(layer)
+    for layer, tree in zip(ctx.store.db.chain(chain), ctx.trees(env, chain), strict=True):
         if not os.path.isdir(tree):
             raise Damaged(
                 f"{what} cannot be mounted: layer {layer.name or layer.id} is gone"
-                f" from {os.fsdecode(tree)}",
+                f" from {os.fsdecode(ctx.store.tree(layer))}",
                 "put the directory back",
             )
 
@@ -140,8 +168,27 @@ def _check_mount_point(ctx: Context, env: Environment) -> None:
             "choose another `mount`, or another ENVSTACK_HOME",
         )
     _require_no_link(env)
-    if not os.path.lexists(env.mount):
-        return
+    if env.over_project:
+        _require_nothing_mounted_inside(env)
+    elif os.path.lexists(env.mount):
+        _require_empty(env)
+
+
+def _require_nothing_mounted_inside(env: Environment) -> None:
+    """Raise StateError for a mount in the project: it would be hidden, and be in no layer."""
+    mounts = read_mounts()
+    for mount in mounts:
+        inside = mount.point.startswith(env.project + b"/")
+        if inside and mount in stack_at(mounts, mount.point):
+            shown = os.fsdecode(mount.point)
+            raise StateError(
+                f"{shown} is mounted inside the project, and would be hidden",
+                f"umount {shown}, or choose another `mount`",
+            )
+
+
+def _require_empty(env: Environment) -> None:
+    shown = os.fsdecode(env.mount)
     if not os.path.isdir(env.mount):
         raise StateError(f"the mount point {shown} is not a directory", "move it aside")
     names = sorted(os.listdir(env.mount))

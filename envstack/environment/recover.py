@@ -13,7 +13,9 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
+from envstack.environment import drift
 from envstack.environment.context import covered, mount_source, visible_mount
+from envstack.environment.durability import take_up
 from envstack.environment.history import count
 from envstack.environment.mounting import mount, put_back
 from envstack.environment.swap import commit, discard, make_spare, record_sealed, seal
@@ -44,8 +46,10 @@ def recover(ctx: Context) -> None:
         except (EnvstackError, OSError) as error:
             _log.exception("%s: what was begun cannot be finished yet", env.name)
             ctx.faults[env.id] = f"what was begun cannot be finished yet: {error}"
+    take_up(ctx)
     _sort_layers(ctx)
-    for env in ctx.store.db.environments():
+    # One may lie in the merged tree of another: that one comes first.
+    for env in sorted(ctx.store.db.environments(), key=lambda env: len(env.mount)):
         restore(ctx, env)
         if env.id in ctx.kept:
             ctx.defer(partial(make_spare, ctx, env))
@@ -66,6 +70,7 @@ def settle(ctx: Context, env: Environment) -> None:
         _finish(ctx, env.upper)
         if done.checkpoint:
             ctx.defer(partial(count, ctx, env, done.checkpoint))
+            take_up(ctx)
         restore(ctx, transition.after)
     else:
         _log.info("%s: %s had not happened, it is abandoned", env.name, transition.op)
@@ -150,6 +155,7 @@ def _adopt(ctx: Context, env: Environment) -> None:
         ctx.keep(env.id, overlay.clone(found))
     finally:
         os.close(found)
+    drift.watch(ctx, env)
 
 
 def _sort_layers(ctx: Context) -> None:

@@ -12,6 +12,7 @@ from envstack.environment.checkpoint import (
     sealed_chain,
 )
 from envstack.environment.context import now, require_mount, since
+from envstack.environment.durability import make_durable, require_whole
 from envstack.environment.history import (
     count,
     merged_trees,
@@ -40,7 +41,10 @@ SWAP = "swap"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for; `ignore` are the processes that ask, which are no holders."""
+    """What the user asked for; `ignore` are the processes that ask, which are no holders.
+
+    `force`: although somebody is inside, and although the target is damaged.
+    """
 
     rev: str = "@"
     discard: bool = False
@@ -55,7 +59,7 @@ def preview(ctx: Context, env: Environment, rev: str, tick: Callable[[], None]) 
     """
     require_mount(env)
     target = resolve(ctx, env, rev)
-    paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, target.chain), tick))
+    paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, env, target.chain), tick))
     return RolledBack(to=target.name, saved=None, mode=SWAP, changes=tally(paths), paths=paths)
 
 
@@ -64,12 +68,14 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
 
     What was not sealed is sealed first, as the checkpoint `saved`, unless it is to be discarded.
     Raises NotUp, NotFound, Held while somebody is inside, Damaged where the target has lost a
-    layer.
+    layer, or part of one and `force` is not given.
     """
     began = time.perf_counter()
     mount = require_mount(env)
     target = resolve(ctx, env, request.rev)
-    require_layers(ctx, target.chain, target.name)
+    require_layers(ctx, env, target.chain, target.name)
+    if target.checkpoint and not request.force:
+        require_whole(target.checkpoint)
     if target.chain == env.lowers and is_untouched(ctx, env):
         _point(ctx, env, target)
         return RolledBack(target.name, None, SWAP, None, since(began))
@@ -98,10 +104,11 @@ def exchange(
     """
     old = LayerState.SEALING if saved else LayerState.DISCARDED
     states = {**states, env.upper: old, after.upper: LayerState.UPPER}
-    done = swap(ctx, env, mount, Transition(Op.ROLLBACK, after, states, saved))
+    done = swap(ctx, env, mount, Transition(Op.ROLLBACK, after, states, saved, ctx.boot))
     ctx.defer(lambda: make_spare(ctx, after))
     kept = done.checkpoint
     if kept:
+        ctx.defer(lambda: make_durable(ctx))
         ctx.defer(lambda: count(ctx, after, kept))
     return done
 

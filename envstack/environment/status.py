@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from envstack.environment import drift
 from envstack.environment.context import mount_source, uppers
 from envstack.linux.holders import find_holders
 from envstack.linux.mountinfo import read_mounts, topmost_at
@@ -92,6 +93,7 @@ def _describe(
             for layer in reversed(ctx.store.db.chain(env.base))
         ),
         holders=holders,
+        drift=drift.known(ctx, env) if state is EnvState.UP else None,
     )
 
 

@@ -25,6 +25,8 @@ class Step(StrEnum):
     """Build the new overlay, attached nowhere."""
     ATTACH = "attach"
     """Attach the overlay at the mount point: in `up`, and in an exchange in turn."""
+    REFRESH = "refresh"
+    """`up --relay`: make the overlay forget what it knows of its layers."""
     LOCK = "lock"
     """Make the old mount read-only, then give the new upper's root its metadata."""
     BENEATH = "beneath"
@@ -44,6 +46,13 @@ class Step(StrEnum):
     """Off the path: make the upper that the next rotation will take."""
     COUNT = "count"
     """Off the path: count what a checkpoint changed."""
+    FINGERPRINT = "fingerprint"
+    """Off the path: write down what the directories by reference look like."""
+
+    SUM = "sum"
+    """Off the path, but for `--sync`: measure what was sealed, and write that down."""
+    SYNC = "sync"
+    """Likewise: flush the store's file system, and write down what is durable then."""
 
     FORGET = "forget"
     """Purge: delete the rows of an environment."""

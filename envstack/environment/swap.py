@@ -35,7 +35,7 @@ from envstack.linux.syscalls import mount_id
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay import mount as overlay
 from envstack.overlay.diff import LayerTree, differs
-from envstack.overlay.root import copy_root
+from envstack.overlay.root import copy_root, mark_dressed
 from envstack.store.records import Op
 
 if TYPE_CHECKING:
@@ -164,13 +164,13 @@ def _is_clean(ctx: Context, env: Environment) -> bool:
 
 def is_dirty(ctx: Context, env: Environment) -> bool:
     """Tell whether the merged tree differs from the chain that its upper stands on."""
-    lowers = layer_trees(ctx, env.lowers)
+    lowers = layer_trees(ctx, env, env.lowers)
     return differs(lowers, (LayerTree(ctx.store.layers.fs(env.upper)), *lowers))
 
 
-def layer_trees(ctx: Context, chain: Chain) -> tuple[LayerTree, ...]:
-    """Return a chain as `overlay.diff` reads it."""
-    return tuple(LayerTree(path) for path in ctx.store.trees(chain))
+def layer_trees(ctx: Context, env: Environment, chain: Chain) -> tuple[LayerTree, ...]:
+    """Return a chain of `env` as `overlay.diff` reads it."""
+    return tuple(LayerTree(path) for path in ctx.trees(env, chain))
 
 
 def build(ctx: Context, env: Environment) -> int:
@@ -178,11 +178,11 @@ def build(ctx: Context, env: Environment) -> int:
     layers = ctx.store.layers
     what = overlay.Overlay(
         source=mount_source(env.upper),
-        lowers=ctx.store.trees(env.lowers),
+        lowers=ctx.trees(env, env.lowers),
         upper=layers.fs(env.upper),
         work=layers.work(env.upper),
     )
-    return mount_of(ctx, what, like=env.project)
+    return mount_of(ctx, what, like=ctx.beneath.reach(env, env.project))
 
 
 def mount_of(ctx: Context, what: overlay.Overlay, like: bytes) -> int:
@@ -235,7 +235,8 @@ def prepare_upper(ctx: Context, env: Environment, upper: LayerId) -> None:
 
 def dress_root(ctx: Context, env: Environment, root: bytes) -> None:
     """Make `root`, that of the environment's upper, like the one it stands on."""
-    copy_root(ctx.store.trees(env.lowers[:1])[0], root)
+    copy_root(ctx.trees(env, env.lowers[:1])[0], root)
+    mark_dressed(ctx.store.layers.fs(env.upper))
 
 
 def seal(ctx: Context, upper: LayerId, mounts: tuple[int, ...]) -> bool:

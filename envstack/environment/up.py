@@ -10,9 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
+from envstack.environment import drift
 from envstack.environment.base import build_base
 from envstack.environment.checkpoint import is_untouched, new_checkpoint, sealed_chain
 from envstack.environment.context import now, require_mount, visible_mount
+from envstack.environment.durability import make_durable
 from envstack.environment.history import count
 from envstack.environment.inside import require_nobody
 from envstack.environment.keys import outdated
@@ -124,6 +126,7 @@ def _rebuild(ctx: Context, env: Environment, stack: StackFile, request: Request)
         obsolete = _obsolete(ctx, after, saved)
         done = exchange(ctx, env, at, after, saved, _states(after, obsolete))
         undo.pop_all()
+    drift.remounted(ctx, after)
     _discard(ctx, obsolete)
     return Brought(after, (), done.checkpoint.id if done.checkpoint else None)
 
@@ -143,14 +146,17 @@ def _states(env: Environment, obsolete: set[LayerId]) -> dict[LayerId, LayerStat
 def _undo(ctx: Context, env_id: EnvId, known: Environment | None) -> None:
     """Forget what was begun for an `up` that failed: all of a new environment, else the layers.
 
-    Layers that were built stay: the next `up` finds them. Where a new environment cannot be
-    forgotten, for want of space, it stays whole, and down.
+    Layers that were built stay, and the next `up` finds them, unless the disk is full. Where a new
+    environment cannot be forgotten, for want of space, it stays whole, and down.
     """
     if known is None and ctx.store.db.knows(env_id):
         ctx.store.db.purge(env_id)
-    needed = () if known is None else (*known.base, known.upper)  # not committed yet, maybe
+    needed = set() if known is None else {*known.base, known.upper}  # not committed yet, maybe
+    needed |= ctx.store.db.history()
+    doomed = {LayerState.BUILDING, LayerState.DISCARDED}
     for layer in ctx.store.db.layers(env_id):
-        if layer.id not in needed and layer.state in (LayerState.BUILDING, LayerState.DISCARDED):
+        is_spent = layer.key is not None and ctx.store.db.is_short_of_space
+        if layer.id not in needed and (layer.state in doomed or is_spent):
             try:
                 discard(ctx, layer.id)
             except (EnvstackError, OSError):
@@ -179,7 +185,7 @@ def _mount(ctx: Context, known: Environment | None, env: Environment) -> Checkpo
     states = _states(env, obsolete) | {env.upper: LayerState.UPPER}
     if replaced:
         states[replaced.upper] = LayerState.SEALING if saved else LayerState.DISCARDED
-    transition = Transition(Op.UP, after, states, saved)
+    transition = Transition(Op.UP, after, states, saved, ctx.boot)
     ctx.announce(Step.REGISTER)
     ctx.store.db.begin(transition)
     with ExitStack() as back:
@@ -191,6 +197,7 @@ def _mount(ctx: Context, known: Environment | None, env: Environment) -> Checkpo
     _discard(ctx, obsolete)
     if replaced and saved:
         ctx.defer(partial(seal_again, ctx, replaced.upper))
+        ctx.defer(partial(make_durable, ctx))
         ctx.defer(partial(count, ctx, after, saved))
     elif replaced:
         ctx.defer(partial(discard, ctx, replaced.upper))

@@ -17,6 +17,7 @@ AT_FDCWD = -100
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWUSER = 0x10000000
 
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
@@ -40,6 +41,8 @@ MOVE_MOUNT_BENEATH = 0x200
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
+MAX_HANDLE_SZ = 128
+
 MS_NOSUID = 0x02
 MS_NODEV = 0x04
 MS_NOEXEC = 0x08
@@ -54,6 +57,7 @@ OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 AT_STATX_DONT_SYNC = 0x4000
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -73,6 +77,14 @@ class _MountAttr(ctypes.Structure):
         ("attr_clr", ctypes.c_uint64),
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("f_handle", ctypes.c_uint8 * MAX_HANDLE_SZ),
     )
 
 
@@ -195,9 +207,12 @@ def move_mount(mount: int, target: int, flags: int = 0) -> None:
     )
 
 
-def mount_setattr(mount: int, attr_set: int = 0, attr_clr: int = 0) -> None:
-    """Change the attributes of one attached mount (mount_setattr(2), Linux 5.12)."""
-    attributes = _MountAttr(attr_set=attr_set, attr_clr=attr_clr)
+def mount_setattr(mount: int, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0) -> None:
+    """Change the attributes of one mount (mount_setattr(2), Linux 5.12).
+
+    The root of a detached copy is taken as well; another detached mount is not.
+    """
+    attributes = _MountAttr(attr_set=attr_set, attr_clr=attr_clr, propagation=propagation)
     _syscall(
         _SYS_MOUNT_SETATTR,
         "mount_setattr",
@@ -206,14 +221,6 @@ def mount_setattr(mount: int, attr_set: int = 0, attr_clr: int = 0) -> None:
         ctypes.c_uint(AT_EMPTY_PATH),
         ctypes.byref(attributes),
         ctypes.c_size_t(ctypes.sizeof(attributes)),
-    )
-
-
-def mount(source: bytes, point: bytes, fstype: bytes, flags: int, data: bytes) -> None:
-    """Mount a new `fstype` at `point` (mount(2)); of `data` the kernel reads one page at most."""
-    _check(
-        _libc.mount(source, point, fstype, ctypes.c_ulong(flags), data),
-        f"mount {os.fsdecode(point)}",
     )
 
 
@@ -227,6 +234,41 @@ def set_propagation(path: bytes, flags: int) -> None:
     _check(
         _libc.mount(None, path, None, ctypes.c_ulong(flags), None),
         f"mount propagation of {os.fsdecode(path)}",
+    )
+
+
+def mount(source: bytes, target: bytes, fstype: bytes, flags: int, options: bytes) -> None:
+    """Mount a file system at `target` (mount(2)); `options` hold a page at most."""
+    _check(
+        _libc.mount(source, target, fstype, ctypes.c_ulong(flags), options),
+        f"mount {os.fsdecode(target)}",
+    )
+
+
+def open_on_mount(descriptor: int, mount: int, flags: int) -> int:
+    """Open the directory under `descriptor` anew, on the mount that `mount` was opened on.
+
+    Both are of one file system; `mount` was opened for reading. It goes by the file's handle
+    (open_by_handle_at(2)), so it matters neither how the directory is reached nor what covers it.
+    Raises OSError EOPNOTSUPP where the file system has no handles.
+    """
+    handle = _FileHandle(handle_bytes=MAX_HANDLE_SZ)
+    found_on = ctypes.c_int()
+    _check(
+        _libc.name_to_handle_at(
+            ctypes.c_int(descriptor),
+            b"",
+            ctypes.byref(handle),
+            ctypes.byref(found_on),
+            ctypes.c_int(AT_EMPTY_PATH),
+        ),
+        "name_to_handle_at",
+    )
+    return _check(
+        _libc.open_by_handle_at(
+            ctypes.c_int(mount), ctypes.byref(handle), ctypes.c_int(flags | os.O_CLOEXEC)
+        ),
+        "open_by_handle_at",
     )
 
 
@@ -247,6 +289,11 @@ def syncfs(descriptor: int) -> None:
 def unshare(flags: int) -> None:
     """Move the calling thread into new namespaces (unshare(2)); os.unshare came with 3.12."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def set_dumpable() -> None:
+    """Give this process its own /proc/self again after it became another user (prctl(2))."""
+    _check(_libc.prctl(ctypes.c_int(_PR_SET_DUMPABLE), ctypes.c_ulong(1), 0, 0, 0), "prctl")
 
 
 def setns(descriptor: int, flags: int) -> None:

@@ -168,6 +168,19 @@ def lock_superblock(mount: int) -> None:
         os.close(context)
 
 
+def refresh(mount: int) -> None:
+    """Make the overlay look its names up anew: layers may have changed beneath it.
+
+    A reconfigure that changes no option shrinks its cache of names (shrink_dcache_sb in
+    fs/super.c). Nobody is disturbed, and what somebody has open stays what it was.
+    """
+    context = sys.fspick(mount)
+    try:
+        sys.fsconfig_reconfigure(context)
+    finally:
+        os.close(context)
+
+
 def in_use(upper: bytes) -> bool:
     """Tell whether some overlay, mounted or merely held, uses `upper`.
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         Checkpoint,
         CheckpointId,
         Counts,
+        Drift,
         Holder,
+        Relaid,
         RolledBack,
         Sealed,
         Status,
@@ -71,6 +73,8 @@ def checkpoint(value: Checkpoint) -> Json:
         "created_at": value.created_at,
         "mode": value.mode,
         "changes": counts(value.changes),
+        "durable": value.durable,
+        "damaged": value.damage is not None,
     }
 
 
@@ -108,6 +112,33 @@ def status(value: Status) -> Json:
         "upper": env.upper,
         "cursor": None,
         "holders": [holder(row) for row in value.holders],
+        "left_below": [holder(row) for row in value.left_below],
+        "drift": drift(value.drift),
+    }
+
+
+def drift(rows: Iterable[Drift] | None) -> list[Json] | None:
+    """Return the layers that changed below the mount, or None where nobody has looked."""
+    if rows is None:
+        return None
+    return [
+        {
+            "layer": row.layer,
+            "name": row.name,
+            "reason": str(row.reason),
+            "paths": [_path(path) for path in row.paths],
+            "entries_before": row.entries_before,
+            "entries_now": row.entries_now,
+        }
+        for row in rows
+    ]
+
+
+def relaid(value: Relaid) -> Json:
+    """Return how `up --relay` did it."""
+    return {
+        "mode": "swap" if value.is_exchanged else "refresh",
+        "stranded": [holder(row) for row in value.stranded],
     }
 
 

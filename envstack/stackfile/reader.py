@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -34,15 +35,21 @@ if TYPE_CHECKING:
     Check = Callable[[Node, bytes], Iterator[Fault]]
 
 
-def load(path: bytes) -> StackFile:
+def load(path: bytes, below: bytes | None = None) -> StackFile:
     """Return the stack file at `path`, which may be relative and a symbolic link.
+
+    `below` is how its directory is reached where something is mounted over that: file and
+    directories are looked for there, and named by their path all the same.
 
     Raises StackFileError with every fault found, missing directories among them, NotFound where
     there is no such file, UsageError where it is no regular file, EnvstackError where it cannot be
     read.
     """
     real = _canonical(path)
-    return _check(_read(real), real, (rules.mount, rules.dirs))
+    project, name = os.path.split(real)
+    below = below or project
+    text = _read(os.path.join(below, name), real)
+    return _check(text, real, (rules.mount, partial(rules.dirs, below=below)))
 
 
 def parse(text: bytes, path: bytes) -> StackFile:
@@ -59,9 +66,9 @@ def _canonical(path: bytes) -> bytes:
     return os.path.realpath(path)
 
 
-def _read(path: bytes) -> bytes:
-    """Return the bytes of `path`, and no more than show that it is too large."""
-    shown = printable(path.decode("utf-8", "replace"))
+def _read(path: bytes, real: bytes) -> bytes:
+    """Return the bytes of `path`, called `real`, and no more than show that it is too large."""
+    shown = printable(real.decode("utf-8", "replace"))
     try:
         # O_NONBLOCK: opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

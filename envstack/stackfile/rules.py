@@ -47,22 +47,22 @@ def names(root: Node) -> Iterator[Fault]:
 
 
 def mount(root: Node, project: bytes) -> Iterator[Fault]:
-    """The mount point hides neither the project nor what lies above it."""
+    """The mount point hides nothing above the project."""
     written = _text(root, "mount")
     place = _mount(root, project)
     if written is None or place is None:
         return
-    if place == project:
-        yield Fault(written.at, "mounting over the project itself: not yet in this version")
-    elif within(project, place):
+    if place != project and within(project, place):
         yield Fault(written.at, "the mount point is above the project and would hide it")
 
 
-def dirs(root: Node, project: bytes) -> Iterator[Fault]:
+def dirs(root: Node, project: bytes, below: bytes) -> Iterator[Fault]:
     """Every `dir` is a directory, not hidden by the mount; those by reference are disjoint.
 
-    overlayfs answers ELOOP, "overlapping lowerdir path", where one lower directory is or lies in
-    another (since Linux 5.2; seen on 6.18). Reads the disk.
+    A mount over the project itself may hide what lies in it, because the project is held open; but
+    a directory above it would be seen with the mount in it. overlayfs answers ELOOP, "overlapping
+    lowerdir path", where one lower directory is or lies in another (since Linux 5.2; seen on 6.18).
+    Reads the disk, `below` instead of the project.
     """
     place = _mount(root, project)
     referenced: list[bytes] = []
@@ -71,15 +71,17 @@ def dirs(root: Node, project: bytes) -> Iterator[Fault]:
         if written is None:
             continue
         path = os.path.join(project, written.text.encode())
-        lacking = _lacking(path)
+        lacking = _lacking(below + path[len(project) :] if within(path, project) else path)
         if lacking:
             yield Fault(written.at, f"{lacking}: {path.decode('utf-8', 'replace')}")
             continue
         real = locate_dir(project, written.text)
-        if place is not None and within(real, place):
+        if place not in (None, project) and within(real, place):
             yield Fault(written.at, "the mount point would hide this directory")
         if not _by_reference(layer):
             continue
+        if place == project != real and within(project, real):
+            yield Fault(written.at, "the project, which is mounted over, lies in this directory")
         if any(within(real, other) or within(other, real) for other in referenced):
             yield Fault(
                 written.at,

@@ -7,7 +7,17 @@ import os
 
 from envstack.stackfile.source import printable
 
+SCHEMA_FILE = ".envstack.schema.json"
+"""Where a first stack file tells editors to look for the schema: beside it.
+
+By a relative path, so that it works offline and for everybody who has the project: it belongs into
+version control as the stack file does. A path of one user's home would not, and `.envstack/` keeps
+itself out.
+"""
+
 _TEMPLATE = """\
+# yaml-language-server: $schema={schema}
+
 # The stack of layers that `envstack up` mounts as one tree. Changes made in that tree stay on top;
 # the directories named here are only read.
 version: 1
@@ -31,6 +41,11 @@ layers:
   #   dir: ../data
   #   at: tests/data
 
+  # Made by a command on top of the layers above; run again when the inputs have changed:
+  # - name: venv
+  #   run: python3 -m venv .venv && .venv/bin/pip install -r requirements.txt
+  #   inputs: [requirements.txt]
+
 # Variables for commands that run in the merged tree; always text, so quote numbers.
 # env:
 #   PORT: "8080"
@@ -40,7 +55,8 @@ layers:
 def template(name: str) -> str:
     """Return a commented stack file for a project called `name`: one layer, its directory."""
     # A JSON string is a YAML string, whatever the name may look like.
-    return _TEMPLATE.format(name=json.dumps(printable(name), ensure_ascii=False))
+    quoted = json.dumps(printable(name), ensure_ascii=False)
+    return _TEMPLATE.format(schema=SCHEMA_FILE, name=quoted)
 
 
 def default_name(project: bytes) -> str:

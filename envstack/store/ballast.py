@@ -36,7 +36,7 @@ class Ballast:
         Only for what a user asks for: background work would let it go while a disk fills up, and
         who fills it would take that too. What root may have besides is found out by trying.
         """
-        if self.free() >= _TIGHT:
+        if not self.is_tight:
             return True
         with suppress(FileNotFoundError):
             os.unlink(self._path)
@@ -45,6 +45,11 @@ class Ballast:
         with suppress(FileNotFoundError):
             os.unlink(probe)
         return taken
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether little space is left."""
+        return self.free() < _TIGHT
 
     def free(self) -> int:
         """Return how many bytes are free, what is reserved for root aside."""

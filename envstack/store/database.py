@@ -125,6 +125,11 @@ class Database:
             f"look at the file system of {os.fsdecode(os.path.dirname(self._path))}",
         )
 
+    @property
+    def is_short_of_space(self) -> bool:
+        """Whether the file system of the store is as good as full."""
+        return self._ballast.is_tight
+
     def require_space(self) -> None:
         """Let the ballast go if space is short; raise EnvstackError where that is not enough.
 
@@ -209,6 +214,13 @@ class Database:
         """Return the environment's checkpoints, newest first."""
         query = f"SELECT {rows.CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
         return [rows.checkpoint(row) for row in self.find(query, env)]
+
+    def checkpoint(self, checkpoint: CheckpointId) -> Checkpoint:
+        """Return one checkpoint. Raises NotFound if no row has that id."""
+        found = self.find(f"SELECT {rows.CHECKPOINT} WHERE checkpoint.id = ?", checkpoint)
+        if not found:
+            raise NotFound(f"checkpoint {checkpoint} is gone", "envstack log")
+        return rows.checkpoint(found[0])
 
     def checkpoints_on(self, layer: LayerId) -> list[Checkpoint]:
         """Return the checkpoints whose topmost layer this is."""
@@ -303,6 +315,10 @@ class Database:
                 (*columns, env.id),
             )
             _set_states(connection, transition.states)
+            connection.executemany(
+                "UPDATE layer SET boot = ? WHERE id = ?",
+                [(transition.boot, layer) for layer in transition.sealed],
+            )
             if transition.checkpoint:
                 _insert_checkpoint(connection, transition.checkpoint)
             connection.execute("DELETE FROM intent WHERE env = ?", (env.id,))

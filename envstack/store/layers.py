@@ -140,8 +140,10 @@ class Layers:
             raise Damaged(f"layer {layer} is gone from the store", "put the store back") from None
 
     def drop_work(self, layer: LayerId) -> None:
-        """Remove the workdir of an upper that has become a layer."""
+        """Remove the workdir of an upper that has become a layer, durably; gone is no error."""
         remove(self.work(layer))
+        with suppress(FileNotFoundError):
+            _sync_directory(self._path(layer))
 
     def delete(self, layer: LayerId) -> None:
         """Delete a layer with all it holds, built or half built; one not there is no error.
@@ -155,6 +157,7 @@ class Layers:
                 os.rename(place, doomed)
             except FileNotFoundError:
                 continue
+            _sync_directory(self._layers)  # else a power cut may bring back what nobody knows
             remove(doomed)
 
     def names(self) -> Iterator[LayerId]:
@@ -193,10 +196,12 @@ class Layers:
 
 
 def _write_record(directory: bytes, record: dict[str, Any]) -> None:
-    """Write `layer.json` by rename, so that a reader sees the old or the new one."""
+    """Write `layer.json` by rename, so that a reader sees the old or the new one, whole."""
     fresh = os.path.join(directory, b"layer.json.new")
     with open(fresh, "w", encoding="ascii") as file:
         json.dump(record, file, default=os.fsdecode)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
     os.rename(fresh, os.path.join(directory, b"layer.json"))
 
 

@@ -35,13 +35,19 @@ class Transition:
     """An environment's next state, whole: committing it needs nothing but this.
 
     `after` is the environment as it will be; `states` what becomes of layers; `checkpoint` the
-    checkpoint that is born with it.
+    checkpoint that is born with it; `boot` the boot in which the layers were written that it seals.
     """
 
     op: Op
     after: Environment
     states: dict[LayerId, LayerState] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
+    boot: str | None = None
+
+    @property
+    def sealed(self) -> list[LayerId]:
+        """The layers that it seals."""
+        return [layer for layer, state in self.states.items() if state is LayerState.SEALING]
 
 
 def dump_chain(chain: Chain) -> str:
@@ -67,6 +73,7 @@ def load_transition(text: str) -> Transition:
         after=_environment(raw["after"]),
         states={LayerId(layer): LayerState(state) for layer, state in raw["states"].items()},
         checkpoint=_checkpoint(raw["checkpoint"]) if raw["checkpoint"] else None,
+        boot=raw["boot"],
     )
 
 

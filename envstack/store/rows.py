@@ -23,7 +23,9 @@ ENVIRONMENT = (
 LAYER = "id, kind, state, name, source, key"
 CHECKPOINT = (
     "checkpoint.id, checkpoint.env, parent, message, tag, created_at, mode, chain,"
-    " added, modified, deleted, coalesce(layer.state, 'sealed') = 'sealed'"
+    " added, modified, deleted, coalesce(layer.state, 'sealed') = 'sealed', damage,"
+    " NOT EXISTS (SELECT 1 FROM layer AS risky"
+    " WHERE risky.boot IS NOT NULL AND instr(chain, risky.id))"
     " FROM checkpoint LEFT JOIN layer ON layer.id = json_extract(chain, '$[0]')"
 )
 
@@ -81,4 +83,6 @@ def checkpoint(row: tuple[Any, ...]) -> Checkpoint:
         chain=load_chain(row[7]),
         changes=counts,
         sealed=bool(row[11]),
+        durable=bool(row[13]) and row[12] is None,
+        damage=row[12],
     )

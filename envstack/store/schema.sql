@@ -20,10 +20,30 @@ CREATE TABLE layer (
     state   TEXT NOT NULL,
     name    TEXT,
     source  BLOB,
-    key     TEXT
+    key     TEXT,
+    -- The boot in which it was sealed; NULL when it is durable, or is no sealed layer as yet.
+    boot    TEXT,
+    -- What it held then; NULL until it is known.
+    files   INTEGER,
+    bytes   INTEGER
 ) STRICT;
 
 CREATE INDEX layer_of_env ON layer (env);
+CREATE INDEX layer_at_risk ON layer (boot) WHERE boot IS NOT NULL;
+
+-- What a directory by reference looked like when it was last mounted.
+CREATE TABLE fingerprint (
+    layer     TEXT PRIMARY KEY,
+    digest    TEXT NOT NULL,
+    entries   INTEGER NOT NULL,
+    root      TEXT NOT NULL,
+    taken_ns  INTEGER NOT NULL
+) STRICT;
+
+CREATE TRIGGER fingerprint_goes_with_layer AFTER DELETE ON layer
+BEGIN
+    DELETE FROM fingerprint WHERE layer = old.id;
+END;
 
 CREATE TABLE checkpoint (
     seq         INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -38,6 +58,8 @@ CREATE TABLE checkpoint (
     added       INTEGER,
     modified    INTEGER,
     deleted     INTEGER,
+    -- What is wrong with it; NULL while nothing is known.
+    damage      TEXT,
     UNIQUE (env, tag)
 ) STRICT;
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from envstack.errors import Damaged
 from envstack.model import Chain, LayerKind
 from envstack.store.database import Database
+from envstack.store.disk import Disk
+from envstack.store.fingerprints import Fingerprints
 from envstack.store.layers import Layers
+from envstack.store.risks import Risks
 from envstack.store.trust import Trust
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 class Store:
     """A context manager over the store at `home`; `db` and `layers` are its two halves.
 
-    `trust` is a table of `db`.
+    `trust`, `fingerprints` and `risks` are parts of `db`; `disk` is what all of it lies on.
     """
 
     def __init__(self, home: bytes) -> None:
@@ -30,14 +33,18 @@ class Store:
             os.mkdir(home, 0o700)
         database = os.path.join(home, b"meta.db")
         _require_database(database, os.path.join(home, b"layers"))
-        # First the database: a store of a newer format is left untouched.
-        self.db = Database(database)
-        self.trust = Trust(self.db)
-        try:
+        with ExitStack() as undo:
+            # Before anything is written, so that no failure of that is missed.
+            self.disk = Disk(home)
+            undo.callback(self.disk.close)
+            # Then the database: a store of a newer format is left untouched.
+            self.db = Database(database)
+            undo.callback(self.db.close)
+            self.trust = Trust(self.db)
+            self.risks = Risks(self.db)
+            self.fingerprints = Fingerprints(self.db)
             self.layers = Layers(home)
-        except BaseException:
-            self.db.close()
-            raise
+            undo.pop_all()
 
     def __enter__(self) -> Store:
         return self
@@ -49,6 +56,7 @@ class Store:
         traceback: TracebackType | None,
     ) -> None:
         self.db.close()
+        self.disk.close()
 
     def tree(self, layer: Layer) -> bytes:
         """Return the directory that holds a layer's tree: the user's own for one by reference."""

@@ -1,1 +1,1 @@
-"""Figures, printed as ratios against the kernel's own cost in the same run; never asserted."""
+"""Figures, printed as ratios against a reference measured in the same run; never asserted."""

@@ -19,41 +19,26 @@ from envstack.environment.steps import Step
 from envstack.linux.launcher import Launcher
 from envstack.overlay import mount as overlay
 from envstack.store.store import Store
+from tests.bench.figure import Figure, Medians
+from tests.bench.material import fill
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from envstack.model import Environment
 
-_FILES_A_DIRECTORY = 250
 
-
-@dataclass(frozen=True)
-class Figures:
-    """Medians in milliseconds; `whole` is a rotation with its scan for holders."""
-
-    bare: float
-    rotation: float
-    swap: float
-    whole: float
-
-
-def measure(directory: Path, files: int, rounds: int) -> Figures:
-    """Return the figures for `files` files in the upper at each exchange."""
+def measure(directory: Path, files: int, rounds: int) -> Medians:
+    """Time an exchange, each with `files` files in the upper."""
     bare = _bare(directory / "bare", files, rounds)
     rotation, whole = _environment(directory / "rotation", files, rounds, _rotate)
     swap, _ = _environment(directory / "swap", files, rounds, _roll_back)
-    return Figures(bare, rotation, swap, whole)
-
-
-def _fill(merged: Path, files: int) -> None:
-    """Make `files` small files below a fresh directory of the merged tree."""
-    top = merged / f"made-{time.monotonic_ns()}"
-    for number in range(files):
-        if number % _FILES_A_DIRECTORY == 0:
-            place = top / str(number)
-            place.mkdir(parents=True)
-        (place / str(number)).write_text("x")
+    return {
+        "bare system calls": bare,
+        "rotation": rotation,
+        "swap": swap,
+        "rotation, looking for holders": whole,
+    }
 
 
 def _bare(directory: Path, files: int, rounds: int) -> float:
@@ -66,7 +51,7 @@ def _bare(directory: Path, files: int, rounds: int) -> float:
     with ExitStack() as stack:
         upper = _mount_by_hand(directory, merged, chain, 0)
         for number in range(1, rounds + 1):
-            _fill(merged, files)
+            fill(merged, files)
             chain = [upper, *chain]
             began = time.perf_counter()
             upper, old = _exchange_by_hand(directory, merged, chain, number)
@@ -134,7 +119,7 @@ def _environment(
         env = up.up(ctx, None, stack, request).env
         for _ in range(rounds):
             _finish(jobs)
-            _fill(project / ".envstack" / "merged", files)
+            fill(project / ".envstack" / "merged", files)
             began = time.perf_counter()
             operation(ctx, env)
             ended = time.perf_counter()
@@ -165,3 +150,12 @@ def _roll_back(ctx: Context, env: Environment) -> object:
     return rollback.rollback(
         ctx, env, rollback.Request(rev="base", ignore=frozenset({os.getpid()}))
     )
+
+
+FIGURE = Figure(
+    title="An exchange of overlays in the daemon",
+    measure=measure,
+    counted="files",
+    sizes={100: 40, 10_000: 12, 100_000: 4},
+    quick={100: 3},
+)

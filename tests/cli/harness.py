@@ -86,19 +86,26 @@ class Cli:
         code = f"import os, sys\n{prelude}\nfrom envstack.cli import main\nmain()"
         return self(*arguments, command=(sys.executable, "-c", code))
 
-    def start(self, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, command: tuple[str, ...] = MODULE, **streams: Any
+    ) -> subprocess.Popen[bytes]:
         """Start a command and go on."""
-        return subprocess.Popen([*MODULE, *arguments], cwd=self.cwd, env=self.env(), **streams)
+        return subprocess.Popen([*command, *arguments], cwd=self.cwd, env=self.env(), **streams)
 
     @contextmanager
-    def on_terminal(self, *arguments: str) -> Iterator[Terminal]:
+    def on_terminal(self, *arguments: str, command: tuple[str, ...] = MODULE) -> Iterator[Terminal]:
         """Run a command on a terminal of its own."""
         own, its = pty.openpty()
         with ExitStack() as stack:
             stack.callback(os.close, own)
             try:
                 process = self.start(
-                    *arguments, stdin=its, stdout=its, stderr=its, start_new_session=True
+                    *arguments,
+                    command=command,
+                    stdin=its,
+                    stdout=its,
+                    stderr=its,
+                    start_new_session=True,
                 )
             finally:
                 os.close(its)
@@ -271,6 +278,8 @@ def checkpoint(number: int = 1, **other: Any) -> Json:
         "created_at": "2026-01-02T03:04:05.000006Z",
         "mode": "rotate",
         "changes": {"added": 3, "modified": 1, "deleted": 2},
+        "durable": True,
+        "damaged": False,
     }
     return {**row, **other}
 
@@ -306,6 +315,8 @@ def status(**other: Any) -> Json:
         "upper": "abcd",
         "cursor": None,
         "holders": [],
+        "left_below": [],
+        "drift": None,
     }
     return {**row, **other}
 
@@ -314,6 +325,19 @@ def listed(**other: Any) -> Json:
     """Return a row of `ls`."""
     kept = {"size": 4096, "size_exact": True, "checkpoints": 2, "stack_exists": True}
     return {**status(), **kept, **other}
+
+
+def drifted(**other: Any) -> Json:
+    """Return a layer that changed below the mount."""
+    row = {
+        "layer": "aa",
+        "name": "base",
+        "reason": "changed",
+        "paths": [{"path": "src/a"}, {"path": "b"}],
+        "entries_before": 7,
+        "entries_now": 8,
+    }
+    return {**row, **other}
 
 
 def brought(**other: Any) -> Json:
@@ -330,8 +354,13 @@ def answers() -> Mapping[str, Any]:
         "env.status": status(),
         "env.glance": {**status(), "dirty": False},
         "env.list": [listed()],
-        "env.checkpoint": {**checkpoint(changes=None), "duration_ms": 0.6, "stranded": []},
-        "env.rollback": {**rolled, "stranded": [], "paths": []},
+        "env.checkpoint": {
+            **checkpoint(changes=None),
+            "duration_ms": 0.6,
+            "stranded": [],
+            "drift": None,
+        },
+        "env.rollback": {**rolled, "stranded": [], "paths": [], "drift": None},
         "env.log": [logged()],
         "env.diff": [{"path": "a", "change": "added", "kind": "file"}],
         "env.compare": {"trees": [], "changes": []},

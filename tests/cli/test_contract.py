@@ -127,7 +127,6 @@ def test_faults_of_a_stack_file_are_printed_as_they_come(cli: Cli, daemon: FakeD
         ("daemon", "no-such-command"),
         ("daemon", "run", "--ready-fd", "no-number"),
         ("watch",),
-        ("checkpoint", "--sync"),
     ],
     ids=words,
 )

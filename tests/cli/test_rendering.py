@@ -13,6 +13,7 @@ from tests.cli.harness import (
     Done,
     brought,
     checkpoint,
+    drifted,
     holder,
     interrupt,
     listed,
@@ -91,6 +92,13 @@ def test_log_is_one_line_a_checkpoint(cli: Cli, daemon: FakeDaemon) -> None:
     assert first[3].endswith(" ago")
 
 
+def test_log_says_which_checkpoints_are_damaged(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.log"] = [logged(2, parent=checkpoint(1)["id"], damaged=True), logged(1)]
+    second, first = cli("log").out.splitlines()[:2]
+    assert second.endswith("number 2 [damaged]")
+    assert first.endswith("number 1")
+
+
 def test_log_marks_the_stack_alone_when_that_is_the_head(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.answers["env.log"] = [logged(1)]
     assert re.split(r"  +", cli("log").out.splitlines()[-1]) == ["*", "base", "the stack alone"]
@@ -115,6 +123,69 @@ def test_status_shows_where_it_stands_and_who_is_inside(cli: Cli, daemon: FakeDa
         "head": "00000001 (v1) number 1",
     }
     assert "    4711  vim      ann   cwd    /p/merged/src" in done.out
+
+
+@pytest.mark.parametrize("command", ["up", "status", "checkpoint", "rollback"])
+def test_a_layer_that_changed_below_is_one_line_with_what_to_do(
+    cli: Cli, daemon: FakeDaemon, command: str
+) -> None:
+    method = f"env.{command}"
+    daemon.answers[method] = {**daemon.answers[method], "drift": [drifted()]}
+    lines = cli(command).out.splitlines()
+    assert "layer base changed below the mount: src/a, b (envstack up --relay)" in lines
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (
+            drifted(reason="replaced", paths=[]),
+            "layer base is another directory by now (envstack up --relay)",
+        ),
+        (drifted(reason="gone", paths=[]), "layer base is gone (put it back)"),
+        (
+            drifted(name="\x1b[2J", paths=[{"path": "a\nb"}]),
+            'layer \\e[2J changed below the mount: "a\\nb" (envstack up --relay)',
+        ),
+    ],
+)
+def test_why_a_layer_is_not_what_was_mounted_is_said(
+    cli: Cli, daemon: FakeDaemon, row: dict[str, Any], line: str
+) -> None:
+    daemon.answers["env.status"] = status(drift=[row])
+    assert cli("status").out.splitlines()[-1] == line
+
+
+def test_status_looks_below_when_asked_and_says_that_nothing_changed(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    daemon.answers["env.status"] = status(drift=[])
+    assert cli("status", "--drift").out.splitlines()[-1] == "nothing changed below the mount"
+    assert daemon.calls[-1][1]["drift"] is True
+    assert "changed" not in cli("status").out
+    assert daemon.calls[-1][1]["drift"] is False
+
+
+def test_relay_says_what_it_kept_and_who_still_has_what_was(cli: Cli, daemon: FakeDaemon) -> None:
+    relaid = {"mode": "swap", "stranded": [holder()]}
+    saved = checkpoint(9)["id"]
+    daemon.answers["env.up"] = {**brought(drift=[], saved=saved), "relaid": relaid}
+    lines = cli("up", "--relay", "--force").out.splitlines()
+    assert lines[1].startswith("what was not sealed is kept as 00000009")
+    assert lines[2] == "its layers are laid anew"
+    assert lines[3].startswith("left behind")
+    assert (daemon.calls[-1][1]["relay"], daemon.calls[-1][1]["force"]) == (True, True)
+
+    relaid = {"mode": "refresh", "stranded": []}
+    daemon.answers["env.up"] = {**brought(drift=[], holders=[holder()]), "relaid": relaid}
+    lines = cli("up", "--relay").out.splitlines()
+    assert lines[2] == "what these have open stays as it was; relay again when it is closed:"
+    assert lines[4].split()[:2] == ["4711", "vim"]
+
+
+def test_force_without_relay_is_wrong_usage(cli: Cli, daemon: FakeDaemon) -> None:
+    assert cli("up", "--force").code == 2
+    assert "env.up" not in daemon.methods
 
 
 def test_ls_is_a_table(cli: Cli, daemon: FakeDaemon) -> None:
@@ -165,7 +236,7 @@ def test_a_short_status_without_daemon_or_stack_file_is_silence(cli: Cli, projec
 
 
 def test_checkpoint_names_its_id_and_those_it_left_behind(cli: Cli, daemon: FakeDaemon) -> None:
-    answer = {**checkpoint(5), "duration_ms": 0.61, "stranded": [holder()]}
+    answer = {**checkpoint(5), "duration_ms": 0.61, "stranded": [holder()], "drift": None}
     daemon.answers["env.checkpoint"] = answer
     done = cli("checkpoint", "--force", "--mode", "rotate", "-m", b"caf\xe9")
     assert done.out.splitlines()[0] == "checkpoint 00000005 number 5  0.6 ms"
@@ -182,7 +253,7 @@ def test_a_first_up_and_a_checkpoint_of_nothing_say_what_they_mean(
     daemon.answers["env.up"] = brought(head=checkpoint(1))
     assert cli("up").out == "web is up at /p/.envstack/merged\n"
     nothing = {"added": 0, "modified": 0, "deleted": 0}
-    answer = {**checkpoint(5, changes=nothing), "duration_ms": 0.6, "stranded": []}
+    answer = {**checkpoint(5, changes=nothing), "duration_ms": 0.6, "stranded": [], "drift": None}
     daemon.answers["env.checkpoint"] = answer
     assert "nothing had changed" in cli("checkpoint").out
 

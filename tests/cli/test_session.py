@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.harness import WITHIN, interrupt
-from tests.support import waiting
+from tests.support import trees, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +91,47 @@ def test_commands_inside_the_merged_tree_hold_nothing_themselves(session: Cli) -
     assert session("rollback", "base").code == 0
     assert session("up", "--json").document["stack"] == str(project / "envstack.yaml")
     session.cwd = project
+
+
+@pytest.mark.kernel
+def test_a_session_over_the_project_itself(session: Cli, project: Path) -> None:
+    """Every path stays as it is, and the project below too."""
+    with subprocess.Popen(["sleep", "60"], cwd=project) as shell:
+        try:
+            _live_over_the_project(session, project, shell.pid)
+        finally:
+            shell.kill()
+
+
+def _live_over_the_project(session: Cli, project: Path, shell: int) -> None:
+    session("init")
+    stack = project / "envstack.yaml"
+    stack.write_text(stack.read_text().replace("mount: .envstack/merged", "mount: ."))
+    before = trees.snapshot(project)
+    told = session("up")
+    assert (told.code, told.out.count(str(shell)), told.out.count('cd "$PWD"')) == (0, 1, 1)
+    assert "stack file" not in told.out
+    assert [row["pid"] for row in session("up", "--json").document["left_below"]] == [shell]
+    (project / "src").mkdir()
+    session.cwd = project / "src"
+    (session.cwd / "new").write_text("new\n")
+    (project / "doomed").unlink()
+    stack.write_text("no stack file\n")
+    assert session("diff").out.startswith("D doomed\nM envstack.yaml\nA src/\nA src/new\n")
+    assert session("checkpoint", "-m", "first", "--tag", "v1").code == 0
+    assert session("validate").code == 0, "the stack file that counts is below"
+    assert "the stack file in the merged tree is not the one below" in session("up").out
+    assert session("status", "--json").document["head"]["tag"] == "v1"
+    (project / "kept").write_text("spoilt\n")
+    assert session("rollback").code == 0
+    assert (project / "kept").read_text() == "as it was\n"
+    session.cwd = project
+    assert session("rollback", "base").code == 0
+    assert trees.snapshot(project) == before
+    assert session("rollback", "v1").code == 0
+    assert (project / "src" / "new").exists()
+    assert session("down").code == 0
+    assert trees.snapshot(project) == before
 
 
 @pytest.mark.kernel

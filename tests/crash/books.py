@@ -47,8 +47,10 @@ class Books:
         return [
             *(f"open intent: {row['transition']}" for row in self._rows("intent")),
             *(f"not counted: {row['id']}" for row in checkpoints if row["added"] is None),
+            *(f"not durable: {row['id']}" for row in layers if row["boot"] is not None),
             *_wrong_states(environments, layers, checkpoints),
             *_wrong_spares(environments, layers),
+            *_wrong_fingerprints(environments, layers, self._rows("fingerprint")),
             *self._wrong_directories(layers),
         ]
 
@@ -109,3 +111,15 @@ def _wrong_spares(environments: list[Row], layers: list[Row]) -> Iterator[str]:
         count = spares.count(env)
         if count > 1 or (count and env not in wanted) or (not count and wanted[env]):
             yield f"environment {env} (wanted: {wanted.get(env)}) has {count} spare uppers"
+
+
+def _wrong_fingerprints(
+    environments: list[Row], layers: list[Row], fingerprints: list[Row]
+) -> Iterator[str]:
+    taken = {row["layer"] for row in fingerprints}
+    directories = {row["id"] for row in layers if row["kind"] == "dir"}
+    mounted = {layer for row in environments if row["wanted"] for layer in json.loads(row["base"])}
+    for layer in sorted((directories & mounted) - taken):
+        yield f"layer {layer} is mounted and has no fingerprint"
+    for layer in sorted(taken - directories):
+        yield f"a fingerprint of no layer: {layer}"

@@ -35,14 +35,14 @@ def way(request: pytest.FixtureRequest) -> str:
 def make_crashbox(
     ground: Ground, nursery: Nursery, filesystem: Callable[[str], Path], way: str
 ) -> Iterator[Callable[..., Crashbox]]:
-    """`make_crashbox()` makes a project that is not up yet; `home` is where its store lies.
+    """`make_crashbox()` makes a project that is not up yet, `home` and `mount` as a `Crashbox` has.
 
     It depends on `filesystem` so that a store on one is closed before it is unmounted.
     """
     with ExitStack() as stack:
 
-        def make(home: Path | None = None) -> Crashbox:
-            box = Crashbox(ground.fresh("c"), nursery, home, way)
+        def make(home: Path | None = None, mount: str = ".envstack/merged") -> Crashbox:
+            box = Crashbox(ground.fresh("c"), nursery, home, mount, way)
             stack.callback(box.close)
             return box
 
@@ -50,6 +50,6 @@ def make_crashbox(
 
 
 @pytest.fixture
-def crashbox(make_crashbox: Callable[..., Crashbox]) -> Crashbox:
-    """A project whose environment is not up yet."""
-    return make_crashbox()
+def crashbox(make_crashbox: Callable[..., Crashbox], request: pytest.FixtureRequest) -> Crashbox:
+    """A project whose environment is not up yet; a parameter is its mount point."""
+    return make_crashbox(mount=getattr(request, "param", ".envstack/merged"))

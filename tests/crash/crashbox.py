@@ -54,6 +54,9 @@ THIRD = (write("kept", "third\n"), remove("lib/three"), rename("covered", "found
 """Edits before the first, the second and the next checkpoint: whiteouts, copy-ups, an opaque
 directory."""
 
+BELOW = write("below", "new\n")
+"""An edit of the lowest layer."""
+
 AFTER_CRASH = (write("while nobody watched", "mine\n"), write("kept", "mine too\n"))
 """What the user does while no daemon runs."""
 
@@ -62,14 +65,19 @@ class Crashbox(Sandbox):
     """`known` holds the trees of the checkpoints that were made, and the base's, in order."""
 
     def __init__(
-        self, place: Path, nursery: Nursery, home: Path | None = None, way: str = NEWER
+        self,
+        place: Path,
+        nursery: Nursery,
+        home: Path | None = None,
+        mount: str = ".envstack/merged",
+        way: str = NEWER,
     ) -> None:
         """Make `place`, for the project, the copies of its trees, and `home` if none is given."""
         place.mkdir()
         home = home or place / "home"
         project = place / "project"
         project.mkdir(mode=0o755)
-        super().__init__(home, project, LAYERS)
+        super().__init__(home, project, LAYERS, mount)
         self.place = place
         self.way = way
         self.judge = Judge(place / "judge", *LAYERS.values())
@@ -78,6 +86,17 @@ class Crashbox(Sandbox):
         self.books = Books(home)
         self._nursery = nursery
         self._environ = {"ENVSTACK_HOME": str(home), "ENVSTACK_LOG": "debug"}
+
+    def declare(self, stack: dict[str, Any]) -> None:
+        super().declare(stack)
+        self._below = trees.snapshot(self.project)
+
+    def check_unmounted(self) -> None:
+        """Fail unless the mount point is as it was before: empty, or the project."""
+        if self.merged == self.project:
+            assert not trees.differences(self.shown(), self._below)
+        else:
+            assert not self.merged.exists() or not os.listdir(self.merged)
 
     def start(self) -> dict[str, Any] | None:
         """Start a daemon; return what it said, None if it died in its start."""
@@ -156,6 +175,7 @@ class Crashbox(Sandbox):
 
     def _comes_to_rest(self) -> bool:
         try:
+            self._client = connect(self._places())  # none is started where this one is dead
             with self.death() as is_dead:
                 self.rest(is_dead)
                 return not is_dead()
@@ -186,25 +206,27 @@ class Crashbox(Sandbox):
         assert not self.mounts()
 
     def mounts(self) -> list[str]:
-        """Return where environments are mounted in this namespace, once a mount."""
-        return [
-            line.split(" ")[4]
-            for line in Path("/proc/self/mountinfo").read_text().splitlines()
-            if " - overlay envstack:" in line
-        ]
+        """Return where environments are mounted in this place, once a mount."""
+        table = Path("/proc/self/mountinfo").read_text().splitlines()
+        points = [line.split(" ")[4] for line in table if " - overlay envstack:" in line]
+        return [point for point in points if Path(point).is_relative_to(self.place)]
 
     def state(self) -> str:
         """Return `up`, `down`, `degraded` or `absent`."""
         rows = [row["state"] for row in self.environments() if row["stack"] == str(self.stack)]
         return str(rows[0]) if rows else ABSENT
 
-    def close(self) -> None:
-        """End the daemon, and take away all that is there, whatever the test left."""
+    def end(self) -> None:
+        """Kill the daemon, if one runs, and take away its mounts."""
         self.orders.withdraw()
         self.disconnect()
         with suppress(NoDaemon), connect(self._places()) as client:
             waiting.kill(client.daemon_pid, signal.SIGKILL, "the daemon")
         self.power_off()
+
+    def close(self) -> None:
+        """Take away all that is there, whatever the test left."""
+        self.end()
         trees.remove(self.home)
         trees.remove(self.place)
 

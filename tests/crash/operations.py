@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envstack.environment.steps import Step
-from tests.crash.crashbox import ABSENT, DOWN, FIRST, SECOND, THIRD, UP, Crashbox
+from tests.crash.crashbox import ABSENT, BELOW, DOWN, FIRST, SECOND, THIRD, UP, Crashbox
 from tests.crash.promises import Expected
+from tests.support import trees
+from tests.support.edits import apply
 from tests.support.ways import NEWER
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ def _nothing_to_copy(box: Crashbox) -> Expected:
 
 def _nothing_to_run(box: Crashbox) -> Expected:
     """What the command makes is what the upper layer of the others holds."""
-    top = {"name": "top", "run": f"cp -a {box.project}/top/. ."}
+    elsewhere = box.place / "top"  # the project may be mounted over
+    trees.duplicate(box.project / "top", elsewhere)
+    top = {"name": "top", "run": f"cp -a {elsewhere}/. ."}
     box.declare({"layers": [{"name": "bottom", "dir": "bottom"}, top]})
     return _nothing(box)
 
@@ -153,11 +157,45 @@ def _dirty_to_delete(box: Crashbox) -> Expected:
     return Expected(((UP, third), (DOWN, third), (ABSENT, box.known["base"])))
 
 
-_UP = (Step.REGISTER, Step.PREPARE, Step.BUILD, Step.ATTACH, Step.COMMIT)
+def _changed_below(box: Crashbox) -> Expected:
+    """A file that is new below the mount, under a name that nobody has looked for."""
+    *_sealed, third = _changes(box)
+    apply(box.project / "bottom", BELOW)
+    apply(box.judge.plain, BELOW)
+    name = b"below"
+    new = {name: box.judge.now()[name]}
+    box.known = {rev: {**tree, **new} for rev, tree in box.known.items()}
+    return Expected(((UP, {**third, **new}),))
+
+
+def _replaced_below(box: Crashbox) -> Expected:
+    _first, second = _history(box)
+    _replace_bottom(box)
+    return Expected(((UP, second),))
+
+
+def _replaced_below_changes(box: Crashbox) -> Expected:
+    *_sealed, third = _changes(box)
+    _replace_bottom(box)
+    return Expected(((UP, third),), born=third)
+
+
+def _replace_bottom(box: Crashbox) -> None:
+    """Put a copy of a layer's directory in its place; what it shows is the same."""
+    bottom, old = box.project / "bottom", box.project / "old"
+    bottom.rename(old)
+    trees.duplicate(old, bottom)
+
+
+_UP = (
+    *(Step.REGISTER, Step.PREPARE, Step.BUILD, Step.ATTACH, Step.COMMIT),
+    Step.FINGERPRINT,
+)
 _SWAP = (
     *(Step.REGISTER, Step.PREPARE, Step.BUILD, Step.LOCK, Step.BENEATH, Step.DETACH, Step.COMMIT),
     *(Step.SEAL, Step.RECORD, Step.SPARE),
 )
+_SEALED = (Step.SUM, Step.SYNC, Step.COUNT)
 _DOWN = (Step.REGISTER, Step.UNMOUNT, Step.COMMIT)
 
 OPERATIONS = (
@@ -178,22 +216,46 @@ OPERATIONS = (
         "rebuild",
         _dirty_to_rebuild,
         lambda box: box.up(rebuild=""),
-        (Step.STAGE, Step.RUN, Step.PUBLISH, *_SWAP, Step.COUNT),
+        (Step.STAGE, Step.RUN, Step.PUBLISH, *_SWAP, *_SEALED, Step.FINGERPRINT),
     ),
     Operation(
         "rebuild-while-down",
         _down_to_rebuild,
         lambda box: box.up(rebuild=""),
-        (Step.STAGE, Step.RUN, Step.PUBLISH, *_UP, Step.RECORD, Step.SPARE, Step.COUNT),
+        (Step.STAGE, Step.RUN, Step.PUBLISH, *_UP, Step.RECORD, Step.SPARE, *_SEALED),
     ),
     Operation("up-again", _down, Crashbox.up, (*_UP, Step.SPARE)),
-    Operation("checkpoint", _dirty, Crashbox.checkpoint, (*_SWAP, Step.COUNT)),
+    Operation(
+        "relay",
+        _changed_below,
+        lambda box: box.up(relay=True),
+        (Step.REFRESH, Step.FINGERPRINT),
+    ),
+    Operation(
+        "relay-of-another-directory",
+        _replaced_below,
+        lambda box: box.up(relay=True),
+        (*_SWAP, Step.DELETE, Step.FINGERPRINT),
+    ),
+    Operation(
+        "relay-of-another-directory-with-changes",
+        _replaced_below_changes,
+        lambda box: box.up(relay=True),
+        (*_SWAP, *_SEALED, Step.FINGERPRINT),
+    ),
+    Operation("checkpoint", _dirty, Crashbox.checkpoint, (*_SWAP, *_SEALED)),
+    Operation(
+        "checkpoint-with-sync",
+        _dirty,
+        lambda box: box.checkpoint(sync=True),
+        (*_SWAP, *_SEALED),
+    ),
     Operation("checkpoint-of-nothing", _checkpoint_of_nothing, Crashbox.checkpoint, (Step.COMMIT,)),
     Operation(
         "rollback-with-saved",
         _dirty_to_save,
         lambda box: box.rollback("first"),
-        (*_SWAP, Step.COUNT),
+        (*_SWAP, *_SEALED),
     ),
     Operation(
         "rollback-without-changes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -95,7 +94,7 @@ def _check_outcome(box: Crashbox, expected: Expected, written: Tree | None) -> l
     assert allowed, f"{state} is none of {[found for found, _tree in expected.outcomes]}"
     assert box.mounts() == ([str(box.merged)] if state == UP else [])
     if state == DOWN:
-        assert not box.merged.exists() or not os.listdir(box.merged)
+        box.check_unmounted()
     if state == ABSENT:
         box.books.wait_until_in_order()
         box.known = {"base": box.known["base"]}

@@ -113,7 +113,33 @@ def test_nor_under_shared_propagation(
     crash(crashbox, operation, Order(KILL, step, nth), Between.RESTART)
 
 
-@pytest.mark.parametrize("between", [Between.RESTART, Between.POWER_OFF])
+@pytest.mark.parametrize("crashbox", ["."], indirect=True)
+@pytest.mark.parametrize(
+    "between", [Between.RESTART, *[Between.WORK, Between.WORK_AND_POWER_OFF] * ALL]
+)
+@points(
+    point
+    for point in POINTS
+    if (ALL or point[1] in WITH_INTENT | {Step.COUNT})
+    and not point[0].name.startswith("relay")  # they change what no path leads to then
+)
+def test_nor_over_the_project_itself(
+    crashbox: Crashbox, operation: Operation, step: Step, nth: int, between: Between
+) -> None:
+    crash(crashbox, operation, Order(KILL, step, nth), between)
+    crashbox.down()
+    crashbox.check_unmounted()
+
+
+@pytest.mark.parametrize(
+    ("crashbox", "between"),
+    [
+        (".envstack/merged", Between.RESTART),
+        (".envstack/merged", Between.POWER_OFF),
+        (".", Between.RESTART),
+    ],
+    indirect=["crashbox"],
+)
 @points(
     point
     for point in POINTS

@@ -45,10 +45,10 @@ OLDER_CALLS = {
 _DATABASE = {"pwrite64", "fdatasync"}
 _UPPER = {"mkdir", "fsync", "rename"}
 FILE_CALLS = {
-    "up-with-a-copy": _DATABASE | _UPPER | {"syncfs", "ftruncate"},
-    "checkpoint": _DATABASE | _UPPER | {"unlinkat"},
+    "up-with-a-copy": _DATABASE | _UPPER | {"syncfs", "ftruncate", "unlinkat"},
+    "checkpoint": _DATABASE | _UPPER | {"unlinkat", "syncfs"},
     "rollback-with-discard": _DATABASE | _UPPER | {"unlinkat"},
-    "purge": _DATABASE | {"rename", "unlink", "unlinkat"},
+    "purge": _DATABASE | {"rename", "fsync", "unlink", "unlinkat"},
 }
 """The calls on files of the store."""
 

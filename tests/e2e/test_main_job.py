@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import needs, trees
+from tests.support import checkout, trees
+from tests.support.checkout import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 STACK = Path("stacks/repository")
 
 pytestmark = pytest.mark.kernel
@@ -26,13 +26,8 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture
 def clone(project: Path, home: Path) -> Iterator[Path]:
     """A clone of this repository, with what is not committed yet; down again afterwards."""
-    git = needs.program("git")
     place = project / "clone"
-    _run(git, "clone", "--quiet", "--no-hardlinks", str(REPOSITORY), str(place))
-    listed = _run(git, "-C", str(REPOSITORY), "ls-files", "-z", "--others", "--exclude-standard")
-    for name in filter(None, listed.split("\0")):
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(REPOSITORY / name, place / name)
+    checkout.clone(place)
     yield place
     _envstack(place, "down", "--purge", "--yes")
     _envstack(place, "daemon", "stop")

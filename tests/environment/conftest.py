@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 def make_engine(
     home: Path, project: Path, filesystem: Callable[[str], Path], way: str
 ) -> Iterator[Callable[..., Engine]]:
-    """`make_engine(base=[edits], …, store=…, project=…)` makes a project that is not up yet."""
+    """`make_engine(base=[edits], …, store=…, project=…, mount=…)` makes one that is not up yet."""
     default = project
     with ExitStack() as stack:
 
-        def make(*, store: Path = home, project: Path = default, **layers: Any) -> Engine:
-            return stack.enter_context(Engine(store, project, layers, way))
+        def make(
+            *,
+            store: Path = home,
+            project: Path = default,
+            mount: str = ".envstack/merged",
+            **layers: Any,
+        ) -> Engine:
+            return stack.enter_context(Engine(store, project, layers, mount, way))
 
         yield make
 

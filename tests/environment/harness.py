@@ -53,9 +53,14 @@ class Engine(Sandbox):
     """
 
     def __init__(
-        self, home: Path, project: Path, layers: dict[str, Any], way: str = ways.NEWER
+        self,
+        home: Path,
+        project: Path,
+        layers: dict[str, Any],
+        mount: str = ".envstack/merged",
+        way: str = ways.NEWER,
     ) -> None:
-        super().__init__(home, project, layers)
+        super().__init__(home, project, layers, mount)
         self._choose = ways.CHOICES[way]
         self.at: dict[Step, Callable[[], object]] = {}
         self.asker = os.getpid()
@@ -277,7 +282,7 @@ def nothing_changes(engine: Engine) -> Iterator[None]:
     """Expect the same tree, history and mount table afterwards; the background may work on."""
 
     def seen() -> object:
-        rows = [{**row, "changes": None, "sealed": None} for row in engine.log()]
+        rows = [{**row, "changes": None, "sealed": None, "durable": None} for row in engine.log()]
         table = [(mount.id, mount.point, mount.options) for mount in read_mounts()]
         return trees.snapshot(engine.merged), rows, table
 

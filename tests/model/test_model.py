@@ -51,11 +51,12 @@ class Throwaway(Sandbox):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("propagation")
-def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground) -> None:
+@pytest.mark.parametrize("mount", [".envstack/merged", "."])
+def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground, mount: str) -> None:
     def begin() -> tuple[Sandbox, Judge]:
         project = ground.fresh("p")
         project.mkdir()
-        subject = Throwaway(ground.fresh("h"), project, LAYERS)
+        subject = Throwaway(ground.fresh("h"), project, LAYERS, mount)
         return subject, Judge(ground.fresh("j"), *LAYERS.values())
 
     explore(begin, CHOSEN)
@@ -66,7 +67,7 @@ def test_so_it_is_where_mounts_are_exchanged_in_turn(ground: Ground) -> None:
     def begin() -> tuple[Sandbox, Judge]:
         project = ground.fresh("p")
         project.mkdir()
-        subject = Throwaway(ground.fresh("h"), project, LAYERS, ways.daemon(ways.OLDER))
+        subject = Throwaway(ground.fresh("h"), project, LAYERS, daemon=ways.daemon(ways.OLDER))
         return subject, Judge(ground.fresh("j"), *LAYERS.values())
 
     explore(begin, settings(CHOSEN, max_examples=max(1, CHOSEN.max_examples // 5)))
@@ -125,9 +126,15 @@ class LosesWhatIsNotSealed(Reference):
         return super().rollback(rev, discard=True)
 
 
+class LaysNothingAnew(Reference):
+    def relay(self) -> dict[str, object]:
+        return {"saved": None}
+
+
 @pytest.mark.parametrize(
     "kind",
     [
+        LaysNothingAnew,
         ForgetsTheRoot,
         SealsBelowTheOthers,
         ForgetsWhatWasReplaced,

@@ -13,11 +13,13 @@ import pytest
 
 from envstack.errors import Damaged, EnvstackError, NotFound, StateError
 from envstack.model import (
+    AtRisk,
     Checkpoint,
     CheckpointId,
     Counts,
     EnvId,
     Environment,
+    Extent,
     Layer,
     LayerId,
     LayerKind,
@@ -220,11 +222,37 @@ def test_a_checkpoint_is_sealed_when_its_topmost_layer_is(store: Store, state: L
     store.db.begin(transition)
     store.db.commit(transition, NOW)
     (row,) = store.db.checkpoints(ENV.id)
-    assert row == replace(ROW, sealed=state is LayerState.SEALED)
+    assert row == replace(ROW, sealed=state is LayerState.SEALED, durable=True)
     assert store.db.uncounted() == [row]
     store.db.set_counts(row.id, Counts(1, 2, 3))
     assert store.db.uncounted() == []
     assert store.db.checkpoints(ENV.id)[0].changes == Counts(1, 2, 3)
+
+
+def test_what_is_sealed_is_at_risk_until_it_is_durable(store: Store) -> None:
+    states = {UPPER.id: LayerState.SEALING}
+    transition = Transition(Op.CHECKPOINT, replace(ENV, head=ROW.id), states, ROW, "this boot")
+    store.db.begin(transition)
+    assert store.db.intent(ENV.id) == transition
+    store.db.commit(transition, NOW)
+    assert store.risks.all() == [AtRisk(UPPER.id, "this boot", None)]
+    store.risks.measured(UPPER.id, Extent(3, 1 << 40))
+    assert store.risks.all() == [AtRisk(UPPER.id, "this boot", Extent(3, 1 << 40))]
+    assert not store.db.checkpoint(ROW.id).durable
+    store.risks.over([UPPER.id])
+    assert store.risks.all() == []
+    assert store.db.checkpoint(ROW.id).durable
+
+
+def test_damage_is_of_every_checkpoint_on_the_layer(store: Store) -> None:
+    other = replace(ROW, id=CheckpointId("d" * 16), tag=None, chain=(BASE.id,))
+    above = replace(ROW, id=CheckpointId("e" * 16), tag=None, chain=(LayerId("f" * 16), *ROW.chain))
+    for row in (ROW, other, above):
+        store.db.commit(Transition(Op.CHECKPOINT, replace(ENV, head=row.id), {}, row), NOW)
+    store.risks.condemn(UPPER.id, "it is gone")
+    damage = {row.id: row.damage for row in store.db.checkpoints(ENV.id)}
+    assert damage == {ROW.id: "it is gone", other.id: None, above.id: "it is gone"}
+    assert {row.id for row in store.db.checkpoints(ENV.id) if row.durable} == {other.id}
 
 
 def test_one_mount_point_belongs_to_one_environment(store: Store) -> None:

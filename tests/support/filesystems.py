@@ -22,11 +22,12 @@ _MKFS = {"ext4": ["-q", "-F"], "xfs": ["-q"], "btrfs": ["-q"]}
 
 
 @contextmanager
-def mounted(kind: str, place: Path) -> Iterator[Path]:
+def mounted(kind: str, place: Path, size: int = 0) -> Iterator[Path]:
     """Mount a new file system of `kind` below `place`, which is made and is gone afterwards.
 
-    Skips where the machine has no such file system. Raises `subprocess.CalledProcessError` if it
-    cannot be unmounted, because something in it is still in use.
+    It is the smallest that serves, or of `size` bytes, sparse. Skips where the machine has no such
+    file system. Raises `subprocess.CalledProcessError` if it cannot be unmounted, because something
+    in it is still in use.
     """
     point, image = place / "m", place / "image"
     point.mkdir(parents=True)
@@ -34,23 +35,34 @@ def mounted(kind: str, place: Path) -> Iterator[Path]:
         if kind == "tmpfs":
             _mount(kind, ["-t", "tmpfs", "-o", "size=64m,mode=755", "tmpfs", str(point)])
         else:
-            _format(kind, image)
-            _mount(kind, ["-t", kind, "-o", "loop", str(image), str(point)])
+            make(kind, image, size)
+            mount_image(kind, image, point)
         try:
             yield point
         finally:
-            subprocess.run(["umount", point], check=True)
-            waiting.until(lambda: not _attached(image), f"detaching of {image}")
+            unmount(image, point)
     finally:
         image.unlink(missing_ok=True)
         point.rmdir()
         place.rmdir()
 
 
-def _format(kind: str, image: Path) -> None:
+def mount_image(kind: str, image: Path, point: Path) -> None:
+    """Mount the file system in a file; it repairs itself by its journal, if it must."""
+    _mount(kind, ["-t", kind, "-o", "loop", str(image), str(point)])
+
+
+def unmount(image: Path, point: Path) -> None:
+    """Unmount it, and wait until nothing holds the file any more."""
+    subprocess.run(["umount", point], check=True)
+    waiting.until(lambda: not _attached(image), f"detaching of {image}")
+
+
+def make(kind: str, image: Path, size: int = 0) -> None:
+    """Make a file system in a new file: the smallest that serves, or one of `size` bytes."""
     mkfs = needs.program(f"mkfs.{kind}")
     with image.open("wb") as file:
-        os.truncate(file.fileno(), _SIZES[kind])
+        os.truncate(file.fileno(), size or _SIZES[kind])
     subprocess.run([mkfs, *_MKFS[kind], image], check=True, capture_output=True)
 
 

@@ -39,6 +39,13 @@ class Judge:
         trees.remove(self.plain)
         trees.duplicate(self.place / rev, self.plain)
 
+    def edit_at_all_times(self, edit: Edit) -> None:
+        """Change what is now and what was at each time: a layer below all of them changed."""
+        apply(self.plain, edit)
+        for rev in self._times:
+            apply(self.place / rev, edit)
+            self._times[rev] = trees.snapshot(self.place / rev)
+
     def at(self, rev: str) -> Tree:
         """Return the tree as it was at `rev`."""
         return self._times[rev]

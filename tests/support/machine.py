@@ -45,6 +45,8 @@ class Subject(Protocol):
     def merged(self) -> Path: ...
     def up(self) -> Json: ...
     def down(self) -> Json: ...
+    def relay(self) -> Json: ...
+    def directory(self, layer: str) -> Path: ...
     def checkpoint(self, message: str = "") -> Json: ...
     def rollback(self, rev: str = "@", *, discard: bool = False) -> Json: ...
     def log(self) -> list[Json]: ...
@@ -64,6 +66,8 @@ LAYERS: dict[str, list[Edit]] = {
         link("lib/one", "lib/two"),
         link("lib/one", "three"),
         chown("lib/deep", 1, 1),
+        mkdir("below"),
+        write("below/one", "one\n"),
     ],
     "top": [
         write("covered", "covers\n", 0o755),
@@ -75,7 +79,10 @@ LAYERS: dict[str, list[Edit]] = {
         lambda root: os.setxattr(root / "more", "user.a", b"top"),
     ],
 }
-"""The stack under every run: a file that is covered, hard links, odd kinds, owners, xattrs."""
+"""The stack under every run: a file that is covered, hard links, odd kinds, owners, xattrs.
+
+What is in `below` changes below the mount, and there alone: so it is known what any chain shows.
+"""
 
 NAMES = st.sampled_from(
     [
@@ -312,6 +319,28 @@ class Machine(RuleBasedStateMachine):
         assert not os.path.ismount(self.subject.merged)
         self.subject.up()
 
+    @rule(
+        name=st.sampled_from(["one", "two", "three"]),
+        content=st.none() | CONTENTS,
+        anew=st.booleans(),
+    )
+    def change_a_layer_and_relay(self, name: str, content: bytes | None, anew: bool) -> None:
+        """Replace a file of a layer, or the whole directory by a copy with another such file."""
+        bottom = self.subject.directory("bottom")
+        if anew:
+            old = bottom.with_name("old")
+            bottom.rename(old)
+            trees.duplicate(old, bottom)
+            trees.remove(old)
+        edit = _replacement(f"below/{name}", content)
+        edit(bottom)
+        self.judge.edit_at_all_times(edit)
+        saved = self.subject.relay()["saved"]
+        if saved is not None:
+            assert saved not in self.judge.revs
+            self.judge.remember(saved)
+            self._stand_on(saved)
+
     @rule(data=st.data(), content=CONTENTS, mode=MODES)
     def go_on_without_the_daemon(self, data: st.DataObject, content: bytes, mode: int) -> None:
         self.subject.kill_daemon()
@@ -339,7 +368,9 @@ class Machine(RuleBasedStateMachine):
     def _old(self, *kinds: str) -> list[bytes]:
         """Return the paths of all that is of `kinds`; the root is a kind of its own."""
         found = [path for path, entry in self.tree.items() if entry.kind in kinds]
-        below = sorted(b"/" + path for path in found if path != trees.ROOT)
+        below = sorted(
+            b"/" + path for path in found if path.split(b"/")[0] not in (b"below", trees.ROOT)
+        )
         return [b"/" + trees.ROOT, *below] if "root" in kinds else below
 
     def _any(self, data: st.DataObject, *kinds: str) -> bytes:
@@ -374,6 +405,19 @@ def _creation(path: bytes, content: bytes, mode: int) -> Operation:
             file.write(content)
 
     return operation
+
+
+def _replacement(name: str, content: bytes | None) -> Edit:
+    """Put a new file in the place of `name`, or nothing."""
+
+    def edit(root: Path) -> None:
+        if content is None:
+            (root / name).unlink(missing_ok=True)
+        else:
+            (root / "below" / "fresh").write_bytes(content)
+            (root / "below" / "fresh").rename(root / name)
+
+    return edit
 
 
 def _remove(path: bytes) -> None:

@@ -42,6 +42,7 @@ class Sandbox:
         home: Path,
         project: Path,
         layers: Mapping[str, Sequence[Edit]],
+        mount: str = ".envstack/merged",
         daemon: Sequence[str] = DAEMON,
     ) -> None:
         """Write one directory a layer, bottom first, and the stack file into `project`."""
@@ -49,7 +50,8 @@ class Sandbox:
         self.home = home
         self.project = project
         self.stack = project / "envstack.yaml"
-        self.merged = project / ".envstack" / "merged"
+        self.mount = mount
+        self.merged = project / mount
         self._client: Client | None = None
         for name, edits in layers.items():
             (project / name).mkdir()
@@ -59,12 +61,21 @@ class Sandbox:
 
     def declare(self, stack: Json) -> None:
         """Write the stack file; JSON is YAML, and quotes what must be quoted."""
-        self.stack.write_text(json.dumps({"version": 1, "name": "sandbox", **stack}))
+        whole = {"version": 1, "name": "sandbox", "mount": self.mount, **stack}
+        self.stack.write_text(json.dumps(whole))
 
     def up(self, **params: object) -> Json:
         """Mount it; its commands may run, and find what this process finds."""
         environ = {"PATH": os.environ["PATH"]}
         return self._env("up", **{"trust": True, "environ": environ, **params})
+
+    def relay(self) -> Json:
+        """Lay the layers anew."""
+        return self.up(relay=True)
+
+    def directory(self, layer: str) -> Path:
+        """Return the directory of a layer."""
+        return self.project / layer
 
     def down(self, *, purge: bool = False) -> Json:
         """Unmount it; with `purge`, delete it and its history."""
@@ -80,10 +91,16 @@ class Sandbox:
         return rows
 
     def checkpoint(
-        self, message: str = "", *, tag: str | None = None, mode: str = "auto", force: bool = False
+        self,
+        message: str = "",
+        *,
+        tag: str | None = None,
+        mode: str = "auto",
+        sync: bool = False,
+        force: bool = False,
     ) -> Json:
         """Seal what is there."""
-        return self._env("checkpoint", message=message, tag=tag, mode=mode, force=force)
+        return self._env("checkpoint", message=message, tag=tag, mode=mode, sync=sync, force=force)
 
     def rollback(
         self,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from envstack.daemon import process
 from envstack.daemon.service import Service
-from envstack.environment.exchange import Beneath, InTurn, Mounts, build_by_mount
+from envstack.environment.exchange import FromBeneath, InTurn, Mounts, build_by_mount
 from envstack.overlay import mount as overlay
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ NEWER, OLDER = "newer", "older"
 
 def newer(_store: Store) -> Mounts:
     """Build by fsconfig(2), exchange from beneath."""
-    return Mounts(overlay.build, Beneath())
+    return Mounts(overlay.build, FromBeneath())
 
 
 def older(store: Store) -> Mounts:
