@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import filesystems, needs, trees, waiting
+from tests.support import filesystems, needs, trees, waiting, ways
 from tests.support.ground import Ground, set_propagation
 from tests.support.judge import Judge
 from tests.support.sandbox import Sandbox
@@ -87,6 +87,12 @@ def propagation(request: pytest.FixtureRequest, ground: Ground) -> Iterator[str]
     set_propagation("private")
 
 
+@pytest.fixture(params=[ways.NEWER, ways.OLDER])
+def way(request: pytest.FixtureRequest) -> str:
+    """Both ways of mounting: whatever asks for it mounts through a service that has the one."""
+    return needs.way(request.param)
+
+
 @pytest.fixture
 def home(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh ENVSTACK_HOME with a short path, set in the environment and not yet made."""
@@ -128,7 +134,7 @@ def filesystem(ground: Ground) -> Iterator[Callable[[str], Path]]:
 
 @pytest.fixture
 def sandbox(
-    home: Path, project: Path, filesystem: Callable[[str], Path]
+    home: Path, project: Path, filesystem: Callable[[str], Path], way: str
 ) -> Iterator[Callable[..., Sandbox]]:
     """`sandbox(base=[edits], …)` makes the project with these layers, bottom first; not yet up.
 
@@ -139,7 +145,7 @@ def sandbox(
         def make(
             *, store: Path = home, mount: str = ".envstack/merged", **layers: list[Edit]
         ) -> Sandbox:
-            return stack.enter_context(Sandbox(store, project, layers, mount))
+            return stack.enter_context(Sandbox(store, project, layers, mount, ways.daemon(way)))
 
         yield make
 

@@ -32,6 +32,7 @@ from envstack.environment import (
     down,
     drift,
     durability,
+    exchange,
     history,
     inside,
     recover,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from envstack.daemon.calls import Call, Handler
+    from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
     from envstack.model import Environment, Status
@@ -81,10 +83,12 @@ class Service:
         home: bytes,
         launcher: Launcher,
         announce: Callable[[Step], None] = announce_nothing,
+        choose: Callable[[Store], Mounts] = exchange.choose,
     ) -> None:
         self._home = home
         self._launcher = launcher
         self._announce = announce
+        self._choose = choose
         self._stack = AsyncExitStack()
         self._threads = CapacityLimiter(_THREADS)
         self._locks: dict[bytes, anyio.Lock] = defaultdict(anyio.Lock)
@@ -96,7 +100,8 @@ class Service:
             store = stack.enter_context(await to_thread.run_sync(Store, self._home))
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
-            self._ctx = Context(store, self._announce, jobs.defer, self._launcher)
+            mounts = await to_thread.run_sync(self._choose, store)
+            self._ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
             self._sizes = Sizes(self._ctx)
             await to_thread.run_sync(recover.recover, self._ctx)
             jobs.open()

@@ -16,6 +16,7 @@ from envstack.linux.mountinfo import read_mounts, topmost_at
 
 if TYPE_CHECKING:
     from envstack.environment.drift import Look
+    from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
@@ -55,6 +56,7 @@ class Context:
     announce: Callable[[Step], None]
     defer: Callable[[Job], None]
     launcher: Launcher
+    mounts: Mounts
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
     looks: dict[EnvId, Look] = field(default_factory=dict)
@@ -82,6 +84,14 @@ class Context:
         if clone is not None:
             os.close(clone)
         self.beneath.release(env)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two mounts that change places: `old` is locked and attached, `new` attached nowhere."""
+
+    old: int
+    new: int
 
 
 def mount_source(upper: LayerId) -> bytes:

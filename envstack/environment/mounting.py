@@ -118,11 +118,15 @@ def put_back(ctx: Context, env: Environment) -> None:
     _require_bare(env)
     _require_no_link(env)
     make_mount_point(env)
-    again = overlay.clone(ctx.kept[env.id])
+    kept = ctx.kept[env.id]
+    overlay.attach(kept, env.mount)
     try:
-        overlay.attach(again, env.mount)
-    finally:
-        os.close(again)
+        # Now, because before Linux 6.15 a detached mount cannot be cloned.
+        ctx.keep(env.id, overlay.clone(kept))
+    except OSError:
+        ctx.release(env.id)  # it is attached, and can be taken over
+        raise
+    os.close(kept)
 
 
 def _require_bare(env: Environment) -> None:

@@ -78,6 +78,7 @@ def settle(ctx: Context, env: Environment) -> None:
         ctx.store.db.abandon(env.id, fresh)
         for upper in fresh:
             ctx.defer(partial(discard, ctx, upper))
+        restore(ctx, env)
 
 
 def _finish(ctx: Context, upper: LayerId) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from envstack.linux.mountinfo import Mount
     from envstack.model import EnvId, Environment, Holder
     from envstack.store.records import Transition
+
+
+_GAP = 0.25
+"""Seconds: many times as long as an exchange in turn leaves the mount point bare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +54,23 @@ def may_be_dirty(ctx: Context, env: Environment) -> bool:
 def _look(ctx: Context, env: EnvId) -> tuple[_Books, Mount | None]:
     """Return what the database and the mount table tell of one and the same moment.
 
-    An exchange in between would look like somebody else's mount: then look again.
+    An exchange in between would look like somebody else's mount: then look again. So would one
+    that has nothing mounted for an instant.
     """
+    deadline = time.monotonic() + _GAP
     books = _read(ctx, env)
     while True:
         top = topmost_at(read_mounts(), books.env.mount)
         before, books = books, _read(ctx, env)
-        if books == before:
+        if books != before:
+            continue
+        if top is not None or not _is_exchanging(books) or time.monotonic() > deadline:
             return books, top
+        time.sleep(0.001)
+
+
+def _is_exchanging(books: _Books) -> bool:
+    return books.intent is not None and books.intent.op in (Op.CHECKPOINT, Op.ROLLBACK)
 
 
 def _read(ctx: Context, env: EnvId) -> _Books:

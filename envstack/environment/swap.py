@@ -1,4 +1,4 @@
-"""Exchange the mounted overlay for another in one step, and seal the upper that was on it.
+"""Exchange the mounted overlay for another, and seal the upper that was on it.
 
 The order is what keeps every promise, so it stands in one place, `swap`:
 
@@ -9,6 +9,9 @@ The order is what keeps every promise, so it stands in one place, `swap`:
     beneath     the new overlay waits under the old mount
     detach      the new overlay shows; at no instant was the mount point empty
     commit      the database tells the new story
+
+How the mounts change places is one of two ways (`exchange`); the other one, for kernels without
+mounting beneath, has `detach` and then `attach` instead, with a short gap between them.
 
 Up to `beneath` everything can be taken back and nothing has happened. The lock comes before
 `beneath`, because umount(2) follows a descriptor up to the topmost mount that stands on it: an
@@ -25,7 +28,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from envstack.environment.context import mount_source, now
+from envstack.environment.context import Pair, mount_source, now
 from envstack.environment.steps import Step
 from envstack.errors import EnvstackError, Held, StateError, Unsupported
 from envstack.linux.syscalls import mount_id
@@ -57,13 +60,13 @@ def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -
     ctx.store.db.begin(transition)
     with ExitStack() as undo:
         undo.callback(_take_back, ctx, env, transition.after.upper)
-        old, new = _lay_beneath(ctx, env, mount, transition, undo)
+        pair = _make_ready(ctx, env, mount, transition, undo)
+        ctx.mounts.exchange.begin(ctx, env, pair)
         undo.pop_all()
-    ctx.announce(Step.DETACH)
     with ExitStack() as unfinished:  # what fails from here on is settled by the next request
-        unfinished.callback(os.close, old)
-        before = _uncover(ctx, env, old, new)
-        held = (old,) if before is None else (old, before)
+        unfinished.callback(os.close, pair.old)
+        before = _uncover(ctx, env, pair)
+        held = (pair.old,) if before is None else (pair.old, before)
         if before is not None:
             unfinished.callback(os.close, before)
         done = commit(ctx, env, transition)
@@ -72,28 +75,19 @@ def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -
     return done
 
 
-def _uncover(ctx: Context, env: Environment, old: int, new: int) -> int | None:
-    """Take off the old mount and keep the new one; return the clone that was kept until now.
+def _uncover(ctx: Context, env: Environment, pair: Pair) -> int | None:
+    """Let the new mount show, and keep it; return the clone that was kept until now.
 
     Where that fails nothing is kept: put back, the old superblock would take writes again.
     """
     try:
-        _detach(env, old, new)
-        return ctx.keep(env.id, overlay.clone(new))
+        ctx.mounts.exchange.finish(ctx, env, pair)
+        return ctx.keep(env.id, overlay.clone(pair.new))
     except BaseException:
         ctx.release(env.id)
         raise
     finally:
-        os.close(new)
-
-
-def _detach(env: Environment, old: int, new: int) -> None:
-    """Detach the old mount, unless somebody did. Raises StateError where it was covered."""
-    top = mount_id(env.mount)
-    if top == mount_id(b"", dir_fd=new):
-        return
-    require_top(env, top, mount_id(b"", dir_fd=old))
-    overlay.detach(old)
+        os.close(pair.new)
 
 
 def require_top(env: Environment, top: int, expected: int) -> None:
@@ -108,10 +102,10 @@ def _take_back(ctx: Context, env: Environment, upper: LayerId) -> None:
     ctx.defer(lambda: discard(ctx, upper))
 
 
-def _lay_beneath(
+def _make_ready(
     ctx: Context, env: Environment, mount: Mount, transition: Transition, undo: ExitStack
-) -> tuple[int, int]:
-    """Return descriptors of the old mount, locked, and of the new one that waits beneath it."""
+) -> Pair:
+    """Return the old mount, locked, and the new one, which is built and dressed."""
     after = transition.after
     ctx.announce(Step.PREPARE)
     prepare_upper(ctx, env, after.upper)
@@ -127,10 +121,7 @@ def _lay_beneath(
     # Now that nobody can change the root that is to be like. Through the overlay, because it
     # remembers what its upper's root was like when it was built.
     dress_root(ctx, after, b"/proc/self/fd/%d" % new)
-    ctx.announce(Step.BENEATH)
-    require_top(env, mount_id(env.mount), mount.id)  # locking takes its time
-    overlay.attach_beneath(new, old)
-    return old, new
+    return Pair(old, new)
 
 
 def _lock(mount: int, transition: Transition) -> None:
@@ -200,7 +191,7 @@ def mount_of(ctx: Context, what: overlay.Overlay, like: bytes) -> int:
     Where overlayfs cannot make what it needs in the workdir it mounts read-only, and succeeds
     (ovl_get_workdir in fs/overlayfs/super.c): OSError ENOSPC or Unsupported here.
     """
-    mount = overlay.build(what, like)
+    mount = ctx.mounts.build(what, like)
     if what.upper and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
         os.close(mount)
         room = os.statvfs(ctx.store.home)

@@ -18,7 +18,8 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from envstack.errors import Damaged
-from envstack.linux.syscalls import syncfs
+from envstack.linux.mountinfo import read_mounts
+from envstack.linux.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, syncfs, umount
 from envstack.model import LayerId
 from envstack.store.removal import remove
 
@@ -40,6 +41,11 @@ class Layers:
         for directory in (home, self._layers, self._staging):
             with suppress(FileExistsError):
                 os.mkdir(directory, 0o700)
+
+    @property
+    def places(self) -> tuple[bytes, bytes]:
+        """The directories that hold the layers, and what is being built."""
+        return self._layers, self._staging
 
     def _path(self, layer: str) -> bytes:
         return os.path.join(self._layers, layer.encode())
@@ -170,16 +176,23 @@ class Layers:
         return place
 
     def sweep(self) -> None:
-        """Delete whatever a killed daemon left in `staging/`.
+        """Delete whatever a killed daemon left in `staging/`, its mounts taken off first.
 
         What does not let itself be deleted, because a command that is being killed still writes
         there, is left to the next start.
         """
+        self._take_off_mounts()
         for name in os.listdir(self._staging):
             try:
                 remove(os.path.join(self._staging, name))
             except OSError as error:
                 _log.warning("%s stays in staging: %s", os.fsdecode(name), error)
+
+    def _take_off_mounts(self) -> None:
+        below = os.path.realpath(self._staging) + b"/"
+        for mount in reversed(read_mounts()):
+            if mount.point.startswith(below):
+                umount(mount.point, MNT_DETACH | UMOUNT_NOFOLLOW)
 
 
 def _write_record(directory: bytes, record: dict[str, Any]) -> None:

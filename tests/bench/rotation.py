@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
-from envstack.environment import checkpoint, down, rollback, up
+from envstack.environment import checkpoint, down, exchange, rollback, up
 from envstack.environment.base import Request
 from envstack.environment.context import Audience, Context, Job
 from envstack.environment.steps import Step
@@ -113,7 +113,7 @@ def _environment(
     jobs: deque[Job] = deque()
     from_step, whole = [], []
     with Launcher() as launcher, Store(os.fsencode(directory / "store")) as store:
-        ctx = Context(store, clock, jobs.append, launcher)
+        ctx = Context(store, clock, jobs.append, launcher, exchange.choose(store))
         stack = stackfile.load(os.fsencode(project / "envstack.yaml"))
         request = Request(Audience(_unheard, _unheard), {})
         env = up.up(ctx, None, stack, request).env

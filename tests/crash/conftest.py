@@ -9,6 +9,7 @@ import pytest
 
 from tests.crash.crashbox import Crashbox
 from tests.crash.nursery import Nursery
+from tests.support import needs, ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,8 +26,14 @@ def nursery(ground: Ground) -> Iterator[Nursery]:
 
 
 @pytest.fixture
+def way(request: pytest.FixtureRequest) -> str:
+    """The way of mounting: the newer one, but in tests that name another."""
+    return needs.way(getattr(request, "param", ways.NEWER))
+
+
+@pytest.fixture
 def make_crashbox(
-    ground: Ground, nursery: Nursery, filesystem: Callable[[str], Path]
+    ground: Ground, nursery: Nursery, filesystem: Callable[[str], Path], way: str
 ) -> Iterator[Callable[..., Crashbox]]:
     """`make_crashbox()` makes a project that is not up yet, `home` and `mount` as a `Crashbox` has.
 
@@ -35,7 +42,7 @@ def make_crashbox(
     with ExitStack() as stack:
 
         def make(home: Path | None = None, mount: str = ".envstack/merged") -> Crashbox:
-            box = Crashbox(ground.fresh("c"), nursery, home, mount)
+            box = Crashbox(ground.fresh("c"), nursery, home, mount, way)
             stack.callback(box.close)
             return box
 

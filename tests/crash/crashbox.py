@@ -19,6 +19,7 @@ from tests.support import trees, waiting
 from tests.support.edits import apply, chmod, mkdir, remove, rename, write
 from tests.support.judge import Judge
 from tests.support.sandbox import Sandbox
+from tests.support.ways import NEWER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,6 +70,7 @@ class Crashbox(Sandbox):
         nursery: Nursery,
         home: Path | None = None,
         mount: str = ".envstack/merged",
+        way: str = NEWER,
     ) -> None:
         """Make `place`, for the project, the copies of its trees, and `home` if none is given."""
         place.mkdir()
@@ -77,6 +79,7 @@ class Crashbox(Sandbox):
         project.mkdir(mode=0o755)
         super().__init__(home, project, LAYERS, mount)
         self.place = place
+        self.way = way
         self.judge = Judge(place / "judge", *LAYERS.values())
         self.known: dict[str, Tree] = {"base": self.judge.now()}
         self.orders = Orders(place / "orders")
@@ -97,7 +100,7 @@ class Crashbox(Sandbox):
 
     def start(self) -> dict[str, Any] | None:
         """Start a daemon; return what it said, None if it died in its start."""
-        return self._nursery.start(self._environ, self.orders.path)
+        return self._nursery.start(self._environ, self.orders.path, self.way)
 
     def ask(self, method: str, **params: object) -> Any:
         """Call `env.method` over a connection of its own: any thread may."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from envstack.daemon import process
 from envstack.daemon.service import Service
+from tests.support.ways import CHOICES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +104,8 @@ class Obedience:
             time.sleep(_STEP)
 
 
-def run(environ: Mapping[str, str], ready_fd: int, orders: Path) -> int:
-    """Be the daemon under `orders` until it ends; return its exit code."""
+def run(environ: Mapping[str, str], ready_fd: int, orders: Path, way: str) -> int:
+    """Be the daemon under `orders`, which mounts in `way`, until it ends; return its exit code."""
     announce = Obedience(Orders(orders))
-    return process.main(environ, ready_fd, partial(Service, announce=announce))
+    serve = partial(Service, announce=announce, choose=CHOICES[way])
+    return process.main(environ, ready_fd, serve)

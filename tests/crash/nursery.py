@@ -42,13 +42,13 @@ class Nursery:
         self._socket.close()
         self._process.wait(_WITHIN)
 
-    def start(self, environ: Mapping[str, str], orders: Path) -> dict[str, Any] | None:
+    def start(self, environ: Mapping[str, str], orders: Path, way: str) -> dict[str, Any] | None:
         """Start a daemon and return what it said of its start; None if it died without a word."""
         read_end, write_end = os.pipe()
         with open(read_end, "rb", buffering=0) as pipe:
             try:
-                request = json.dumps({"environ": dict(environ), "orders": str(orders)})
-                socket.send_fds(self._socket, [request.encode()], [write_end])
+                request = {"environ": dict(environ), "orders": str(orders), "way": way}
+                socket.send_fds(self._socket, [json.dumps(request).encode()], [write_end])
             finally:
                 os.close(write_end)
             said = b"".join(iter(lambda: _read(pipe.fileno()), b""))
@@ -75,7 +75,7 @@ def _serve(requests: socket.socket) -> None:
         if child == 0:
             requests.close()
             asked = json.loads(request)
-            os._exit(daemon.run(asked["environ"], fds[0], Path(asked["orders"])))
+            os._exit(daemon.run(asked["environ"], fds[0], Path(asked["orders"]), asked["way"]))
         os.close(fds[0])
         os.waitpid(child, 0)
 

@@ -11,6 +11,7 @@ from tests.crash.crashbox import ABSENT, BELOW, DOWN, FIRST, SECOND, THIRD, UP, 
 from tests.crash.promises import Expected
 from tests.support import trees
 from tests.support.edits import apply
+from tests.support.ways import NEWER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,9 +40,16 @@ class Operation:
         """Whether it exchanges the mount."""
         return Step.DETACH in self.steps
 
-    def points(self) -> Iterator[tuple[Step, int]]:
+    def steps_in(self, way: str) -> tuple[Step, ...]:
+        """Return what it announces where mounts are exchanged in this way."""
+        if way == NEWER:
+            return self.steps
+        other = {Step.BENEATH: Step.DETACH, Step.DETACH: Step.ATTACH}
+        return tuple(other.get(step, step) for step in self.steps)
+
+    def points(self, way: str) -> Iterator[tuple[Step, int]]:
         """Yield each announcement: a step, and which one of that step it is."""
-        for step, count in Counter(self.steps).items():
+        for step, count in Counter(self.steps_in(way)).items():
             for nth in range(1, count + 1):
                 yield step, nth
 

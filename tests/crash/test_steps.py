@@ -11,6 +11,7 @@ from envstack.environment.steps import Step
 from tests.crash.daemon import KILL, Order
 from tests.crash.operations import BY_NAME, OPERATIONS
 from tests.crash.promises import Between, check, check_tree
+from tests.support.ways import NEWER, OLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,8 +24,16 @@ pytestmark = pytest.mark.kernel
 Point = tuple["Operation", Step, int]
 
 POINTS: list[Point] = [
-    (operation, step, nth) for operation in OPERATIONS for step, nth in operation.points()
+    (operation, step, nth) for operation in OPERATIONS for step, nth in operation.points(NEWER)
 ]
+IN_TURN: list[Point] = [
+    (operation, step, nth)
+    for operation in OPERATIONS
+    if operation.is_swap
+    for step, nth in operation.points(OLDER)
+]
+"""The same where the kernel cannot mount beneath, as far as it differs."""
+
 ALL = os.environ.get("ENVSTACK_CRASH") == "all"
 """The long run: everything with everything. The ordinary one leaves out what differs least."""
 
@@ -51,17 +60,20 @@ def crash(box: Crashbox, operation: Operation, order: Order, between: Between) -
     if box.mounts():
         check_tree(box, expected.trees)
     else:
-        assert not operation.is_swap, "nothing is mounted"
+        is_in_gap = box.way == OLDER and order.at == Step.ATTACH
+        assert is_in_gap or not operation.is_swap, "nothing is mounted"
     check(box, expected, between.pass_by(box))
 
 
+@pytest.mark.parametrize("way", [NEWER, OLDER], indirect=True)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 def test_the_steps_that_are_killed_at_are_those_that_are_announced(
-    crashbox: Crashbox, operation: Operation
+    crashbox: Crashbox, operation: Operation, way: str
 ) -> None:
     operation.prepare(crashbox)
-    seen = crashbox.record(lambda: operation.act(crashbox), len(operation.steps))
-    assert sorted(seen) == sorted(operation.steps)
+    steps = operation.steps_in(way)
+    seen = crashbox.record(lambda: operation.act(crashbox), len(steps))
+    assert sorted(seen) == sorted(steps)
 
 
 def test_there_is_no_step_that_is_not_killed_at() -> None:
@@ -71,6 +83,15 @@ def test_there_is_no_step_that_is_not_killed_at() -> None:
 @pytest.mark.parametrize("between", [Between.WORK, Between.POWER_OFF])
 @points(POINTS)
 def test_a_daemon_killed_at_a_step_breaks_no_promise(
+    crashbox: Crashbox, operation: Operation, step: Step, nth: int, between: Between
+) -> None:
+    crash(crashbox, operation, Order(KILL, step, nth), between)
+
+
+@pytest.mark.parametrize("way", [OLDER], indirect=True)
+@pytest.mark.parametrize("between", [Between.WORK, Between.POWER_OFF])
+@points(point for point in IN_TURN if ALL or point[1] in {Step.DETACH, Step.ATTACH, Step.COMMIT})
+def test_nor_where_mounts_are_exchanged_in_turn(
     crashbox: Crashbox, operation: Operation, step: Step, nth: int, between: Between
 ) -> None:
     crash(crashbox, operation, Order(KILL, step, nth), between)

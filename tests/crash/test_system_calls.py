@@ -12,6 +12,7 @@ from envstack.client import RemoteError
 from tests.crash import tracer
 from tests.crash.operations import BY_NAME
 from tests.crash.promises import Between, check
+from tests.support.ways import OLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,13 @@ MOUNT_CALLS = {
     "down": {"umount2"},
 }
 """The mount calls of each operation; a test holds them against what strace lists."""
+
+OLDER_CALLS = {
+    "up-again": {"mount", "open_tree", "umount2", "move_mount", "fsopen", "fsconfig"},
+    "checkpoint": {"mount", "open_tree", "umount2", "mount_setattr", "move_mount", "fspick"}
+    | {"fsconfig"},
+}
+"""The same where overlays are built by mount(2) and exchanged in turn."""
 
 _DATABASE = {"pwrite64", "fdatasync"}
 _UPPER = {"mkdir", "fsync", "rename"}
@@ -83,6 +91,26 @@ def test_the_calls_that_are_killed_at_are_those_that_are_made(
 
 @calls_of(MOUNT_CALLS)
 def test_a_daemon_killed_at_a_mount_call_breaks_no_promise(
+    make_crashbox: Callable[[], Crashbox], operation: Operation, call: str
+) -> None:
+    kill_at_each(make_crashbox, operation, call)
+
+
+@pytest.mark.parametrize("way", [OLDER], indirect=True)
+@pytest.mark.parametrize("name", OLDER_CALLS)
+def test_in_the_older_way_other_calls_are_made(
+    crashbox: Crashbox, tmp_path: Path, name: str
+) -> None:
+    BY_NAME[name].prepare(crashbox)
+    with tracer.listing(crashbox.client.daemon_pid, tracer.MOUNT_CALLS, tmp_path / "calls"):
+        BY_NAME[name].act(crashbox)
+        crashbox.books.wait_until_in_order()
+    assert set(tracer.called(tmp_path / "calls")) == OLDER_CALLS[name]
+
+
+@pytest.mark.parametrize("way", [OLDER], indirect=True)
+@calls_of(OLDER_CALLS)
+def test_a_daemon_killed_at_one_of_those_breaks_no_promise(
     make_crashbox: Callable[[], Crashbox], operation: Operation, call: str
 ) -> None:
     kill_at_each(make_crashbox, operation, call)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def make_engine(
-    home: Path, project: Path, filesystem: Callable[[str], Path]
+    home: Path, project: Path, filesystem: Callable[[str], Path], way: str
 ) -> Iterator[Callable[..., Engine]]:
     """`make_engine(base=[edits], …, store=…, project=…, mount=…)` makes one that is not up yet."""
     default = project
@@ -31,7 +31,7 @@ def make_engine(
             mount: str = ".envstack/merged",
             **layers: Any,
         ) -> Engine:
-            return stack.enter_context(Engine(store, project, layers, mount))
+            return stack.enter_context(Engine(store, project, layers, mount, way))
 
         yield make
 

@@ -20,24 +20,30 @@ from anyio.from_thread import start_blocking_portal
 
 from envstack.daemon.calls import Call
 from envstack.daemon.service import Service
+from envstack.environment.steps import Step
 from envstack.errors import EnvstackError
 from envstack.linux.launcher import Launcher
 from envstack.linux.mountinfo import read_mounts, stack_at
 from envstack.rpc import shapes
 from envstack.rpc.messages import Request
-from tests.support import trees, waiting
+from tests.support import trees, waiting, ways
 from tests.support.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from envstack.environment.context import Context, Job
-    from envstack.environment.steps import Step
 
 Json = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 WITHIN = 20.0
+
+LOCKED = [
+    *((ways.NEWER, step) for step in (Step.LOCK, Step.BENEATH, Step.DETACH)),
+    *((ways.OLDER, step) for step in (Step.LOCK, Step.DETACH)),
+]
+"""The steps of an exchange from the first lock on, while the old mount is there; in both ways."""
 
 
 class Engine(Sandbox):
@@ -47,9 +53,15 @@ class Engine(Sandbox):
     """
 
     def __init__(
-        self, home: Path, project: Path, layers: dict[str, Any], mount: str = ".envstack/merged"
+        self,
+        home: Path,
+        project: Path,
+        layers: dict[str, Any],
+        mount: str = ".envstack/merged",
+        way: str = ways.NEWER,
     ) -> None:
         super().__init__(home, project, layers, mount)
+        self._choose = ways.CHOICES[way]
         self.at: dict[Step, Callable[[], object]] = {}
         self.asker = os.getpid()
         self._running: ExitStack | None = None
@@ -68,7 +80,7 @@ class Engine(Sandbox):
         with ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal())
             launcher = stack.enter_context(Launcher())
-            self.service = Service(os.fsencode(self.home), launcher, self._announce)
+            self.service = Service(os.fsencode(self.home), launcher, self._announce, self._choose)
             stack.enter_context(self._portal.wrap_async_context_manager(self.service))
             counted = dataclasses.replace(self.context, defer=self._counting(self.context.defer))
             self.service._ctx = counted

@@ -8,7 +8,7 @@ import pytest
 
 from envstack.environment.steps import Step
 from envstack.errors import StateError
-from tests.environment.harness import refused
+from tests.environment.harness import LOCKED, refused
 from tests.support import trees
 from tests.support.waiting import until
 
@@ -70,7 +70,7 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("step", [Step.LOCK, Step.BENEATH, Step.DETACH])
+@pytest.mark.parametrize(("way", "step"), LOCKED, indirect=["way"])
 @pytest.mark.parametrize("copy", COPIES)
 def test_a_copy_of_the_mount_made_at_the_worst_moment_cannot_change_a_sealed_layer(
     engine: Engine, bystander: Start, copy: str, step: Step

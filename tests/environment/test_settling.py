@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,10 +15,12 @@ from envstack.environment import up
 from envstack.environment.steps import Step
 from envstack.errors import EnvstackError
 from envstack.linux.mountinfo import read_mounts
+from envstack.overlay import mount as overlay
 from envstack.store.database import Database
-from tests.environment.harness import Engine, mounts_at, refused
+from tests.environment.harness import LOCKED, Engine, mounts_at, refused
 from tests.support import waiting
 from tests.support.edits import write
+from tests.support.ways import OLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +65,7 @@ def test_an_old_mount_that_is_taken_away_at_the_last_moment_never_comes_back(
     waiting.until(lambda: mounts_at(engine.merged) == [source(engine)], "the new mount is back")
 
 
-@pytest.mark.parametrize("step", [Step.LOCK, Step.BENEATH, Step.DETACH])
+@pytest.mark.parametrize(("way", "step"), LOCKED, indirect=["way"])
 def test_a_cover_put_on_in_the_middle_is_not_taken_off(
     engine: Engine, run: Run, step: Step
 ) -> None:
@@ -75,6 +79,39 @@ def test_a_cover_put_on_in_the_middle_is_not_taken_off(
     engine.log()
     assert mounts_at(engine.merged) == [source(engine)]
     engine.write("writable")
+
+
+@pytest.mark.parametrize("way", [OLDER], indirect=True)
+def test_where_the_new_mount_cannot_be_attached_the_old_one_is_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.write("file")
+    before, device = mounts_at(engine.merged), os.stat(engine.merged).st_dev
+    attach, mounts = overlay.attach, iter(range(2))
+
+    def fail_once(mount: int, point: bytes) -> None:
+        if next(mounts) == 0:
+            raise OSError(errno.ENOMEM, "no memory")
+        attach(mount, point)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(overlay, "attach", fail_once)
+        with pytest.raises((OSError, EnvstackError)):
+            engine.checkpoint()
+    assert (mounts_at(engine.merged), os.stat(engine.merged).st_dev) == (before, device)
+    assert engine.log() == []
+    engine.write("file", "it takes writes")
+    assert engine.checkpoint()["parent"] is None
+
+
+def test_a_mount_that_a_killed_daemon_left_in_staging_is_taken_off(engine: Engine) -> None:
+    engine.stop()
+    hidden = engine.home / "staging" / "hidden"
+    hidden.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "envstack:hidden", hidden], check=True)
+    engine.start()
+    assert not hidden.exists()
+    assert os.listdir(engine.home / "staging") == []
 
 
 def test_an_up_that_fails_after_one_that_was_killed_can_be_tried_again(

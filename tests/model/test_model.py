@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.support import filesystems, trees
+from tests.support import filesystems, trees, ways
 from tests.support.edits import apply
 from tests.support.judge import Judge
 from tests.support.machine import LAYERS, explore
@@ -70,16 +70,28 @@ def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground, moun
 def test_so_it_is_with_a_store_on_each_file_system(
     ground: Ground, filesystem: Callable[[str], Path], kind: str
 ) -> None:
+    """The judge lies there too, for what fits into a link is the file system's own affair."""
     disk = filesystem(kind)
     numbers = itertools.count()
 
     def begin() -> tuple[Sandbox, Judge]:
-        project = ground.fresh("p")
+        project, number = ground.fresh("p"), next(numbers)
         project.mkdir()
-        subject = Throwaway(disk / f"h{next(numbers)}", project, LAYERS)
-        return subject, Judge(ground.fresh("j"), *LAYERS.values())
+        subject = Throwaway(disk / f"h{number}", project, LAYERS)
+        return subject, Judge(disk / f"j{number}", *LAYERS.values())
 
     explore(begin, FEW if CHOSEN is QUICK else CHOSEN)
+
+
+@pytest.mark.slow
+def test_so_it_is_where_mounts_are_exchanged_in_turn(ground: Ground) -> None:
+    def begin() -> tuple[Sandbox, Judge]:
+        project = ground.fresh("p")
+        project.mkdir()
+        subject = Throwaway(ground.fresh("h"), project, LAYERS, daemon=ways.daemon(ways.OLDER))
+        return subject, Judge(ground.fresh("j"), *LAYERS.values())
+
+    explore(begin, settings(CHOSEN, max_examples=max(1, CHOSEN.max_examples // 5)))
 
 
 def explore_by_hand(ground: Ground, kind: type[Reference], how: settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,12 +14,14 @@ import pytest
 from envstack.errors import Unsupported
 from envstack.linux.mountinfo import read_mounts, stack_at
 from envstack.overlay import mount as overlay
-from tests.support import trees, waiting
+from envstack.overlay import older
+from tests.support import trees, waiting, ways
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from envstack.overlay.mount import Overlay
     from tests.support.ground import Ground
 
 pytestmark = pytest.mark.kernel
@@ -26,9 +29,10 @@ pytestmark = pytest.mark.kernel
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A directory with layers, uppers, and a mount point."""
+    """A directory with layers, uppers, and a mount point; overlays are built in one of the ways."""
 
     root: Path
+    way: str
 
     @property
     def point(self) -> Path:
@@ -49,13 +53,27 @@ class Place:
             work=self.layer(f"{upper}/work"),
         )
 
+    def build(self, value: Overlay) -> int:
+        like = os.fsencode(self.root)
+        if self.way == ways.NEWER:
+            return overlay.build(value, like)
+        return older.build(self._empty, value, like)
+
+    @contextmanager
+    def _empty(self) -> Iterator[bytes]:
+        hidden = self.root / "hidden"
+        hidden.mkdir()
+        yield os.fsencode(hidden)
+        assert not hidden.is_mount()
+        hidden.rmdir()
+
     def sources(self) -> list[bytes]:
         return [mount.source for mount in stack_at(read_mounts(), os.fsencode(self.point))]
 
 
 @pytest.fixture
-def place(ground: Ground) -> Iterator[Place]:
-    made = Place(ground.fresh("o"))
+def place(ground: Ground, way: str) -> Iterator[Place]:
+    made = Place(ground.fresh("o"), way)
     made.point.mkdir(parents=True)
     yield made
     while made.sources():
@@ -67,7 +85,7 @@ def place(ground: Ground) -> Iterator[Place]:
 
 @contextmanager
 def built(place: Place, value: overlay.Overlay) -> Iterator[int]:
-    mount = overlay.build(value, like=os.fsencode(place.root))
+    mount = place.build(value)
     try:
         yield mount
     finally:
@@ -117,15 +135,16 @@ def test_500_lowers_are_mounted_and_501_refused(place: Place) -> None:
     with attached(place, place.overlay(*lowers[:500])):
         assert len(os.listdir(place.point)) == 500
     with pytest.raises(Unsupported):
-        overlay.build(place.overlay(*lowers, upper="more"), like=os.fsencode(place.root))
+        place.build(place.overlay(*lowers, upper="more"))
 
 
 def test_no_descriptor_is_left_by_a_build_that_fails(place: Place) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     value = place.overlay(place.layer("back\\slash"))
     os.rmdir(value.work)
-    with pytest.raises(OSError, match="workdir"):
-        overlay.build(value, like=os.fsencode(place.root))
+    with pytest.raises(OSError, match=r"workdir|/work'") as caught:
+        place.build(value)
+    assert caught.value.errno == errno.ENOENT
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
@@ -140,10 +159,11 @@ def test_an_upper_on_an_overlay_is_refused_with_the_kernels_words(place: Place) 
         (place.point / "u").mkdir()
         (place.point / "w").mkdir()
         with pytest.raises(Unsupported) as caught:
-            overlay.build(nested, like=os.fsencode(place.root))
-        assert "upperdir" in caught.value.message or "upper" in caught.value.message
+            place.build(nested)
+        assert ("upper" if place.way == ways.NEWER else "dmesg") in caught.value.message
 
 
+@pytest.mark.parametrize("way", [ways.NEWER], indirect=True)
 def test_the_one_beneath_shows_once_the_top_is_detached(place: Place, propagation: str) -> None:
     lower = place.layer("lower", file="content")
     first, second = place.overlay(lower, upper="first"), place.overlay(lower, upper="second")
@@ -227,3 +247,52 @@ def test_unmounting_one_in_use_is_refused(place: Place) -> None:
         assert caught.value.errno == errno.EBUSY
     overlay.unmount(os.fsencode(place.point))
     assert place.sources() == []
+
+
+def test_nothing_is_left_of_building_one(place: Place, propagation: str) -> None:
+    value = place.overlay(place.layer("lower", file="content"))
+    before = read_mounts(), sorted(os.listdir("/proc/self/fd")), os.getcwd()
+    with built(place, value) as mount:
+        assert read_mounts() == before[0]
+        assert os.listdir(b"/proc/self/fd/%d" % mount) == [b"file"]
+    assert (sorted(os.listdir("/proc/self/fd")), os.getcwd()) == before[1:]
+
+
+def test_the_flags_of_the_file_system_below_carry_over(
+    place: Place, filesystem: Callable[[str], Path]
+) -> None:
+    like = filesystem("tmpfs")
+    subprocess.run(["mount", "-o", "remount,bind,nodev,nosuid", like], check=True)
+    place = Place(like, place.way)
+    with built(place, place.overlay(place.layer("lower"))) as mount:
+        flags = os.fstatvfs(mount).f_flag
+    assert flags & os.ST_NODEV
+    assert flags & os.ST_NOSUID
+    assert not flags & os.ST_NOEXEC
+
+
+@pytest.mark.parametrize("way", [ways.OLDER], indirect=True)
+def test_another_namespace_keeps_nothing_of_building_one(place: Place, propagation: str) -> None:
+    command = ["unshare", "--mount", "--propagation", "unchanged", "cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        waiting.until(
+            lambda: os.stat(f"/proc/{other.pid}/ns/mnt") != os.stat("/proc/self/ns/mnt"),
+            "another namespace",
+        )
+        before = len(read_mounts(other.pid))
+        with built(place, place.overlay(place.layer("lower"))):
+            assert len(read_mounts(other.pid)) == before
+        other.communicate()
+
+
+@pytest.mark.parametrize("way", [ways.NEWER], indirect=True)
+def test_asking_for_the_newer_calls_changes_nothing(
+    directory: Callable[[], Path], way: str
+) -> None:
+    one, other = (os.fsencode(directory()) for _ in range(2))
+    before = read_mounts(), sorted(os.listdir("/proc/self/fd"))
+    assert older.mounts_beneath()
+    assert older.takes_lowers_one_by_one(one, other)
+    assert not older.takes_lowers_one_by_one(b"/proc/self/fd", one), "procfs is no layer"
+    assert (read_mounts(), sorted(os.listdir("/proc/self/fd"))) == before
+    assert os.listdir(one) == os.listdir(other) == []

@@ -320,6 +320,7 @@ class Machine(RuleBasedStateMachine):
         assert not os.path.ismount(self.subject.merged)
         self.subject.up()
 
+    @precondition(lambda self: not self._covers_its_layers)
     @rule(
         name=st.sampled_from(["one", "two", "three"]),
         content=st.none() | CONTENTS,
@@ -355,6 +356,11 @@ class Machine(RuleBasedStateMachine):
         """What was up is mounted again by the next daemon; that no byte is lost, others show."""
         self.subject.power_off()
         self.subject.log()
+
+    @property
+    def _covers_its_layers(self) -> bool:
+        """Whether no path leads to the layers while it is up: it is mounted over the project."""
+        return self.subject.directory("bottom").is_relative_to(self.subject.merged)
 
     def _put_directory(self, path: bytes, name: bytes) -> None:
         """Put a new directory with one file in the place of what is at `path`."""

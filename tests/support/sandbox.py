@@ -44,8 +44,10 @@ class Sandbox:
         project: Path,
         layers: Mapping[str, Sequence[Edit]],
         mount: str = ".envstack/merged",
+        daemon: Sequence[str] = DAEMON,
     ) -> None:
         """Write one directory a layer, bottom first, and the stack file into `project`."""
+        self._daemon = daemon
         self.home = home
         self.project = project
         self.stack = project / "envstack.yaml"
@@ -136,7 +138,7 @@ class Sandbox:
             where = f"ENVSTACK_HOME={self.home}"
             self._client = connect_or_start(
                 places({"ENVSTACK_HOME": str(self.home)}, os.geteuid()),
-                ("env", where, *DAEMON),
+                ("env", where, *self._daemon),
             )
         return self._client
 
