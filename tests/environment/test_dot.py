@@ -497,3 +497,21 @@ def test_the_projects_disk_is_held_only_while_it_is_up(
     engine.settle()
     run("umount", disk)
     disk.rmdir()
+
+
+def test_what_changes_below_is_noticed_and_laid_anew(dot: Engine) -> None:
+    below = os.open(dot.project, os.O_PATH | os.O_DIRECTORY)
+    try:
+        dot.up()
+        assert (dot.project / "known").read_text() == "known\n"
+        dot.settle()
+        fresh = os.open("fresh", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=below)
+        os.write(fresh, b"changed below\n")
+        os.close(fresh)
+        os.rename("fresh", "known", src_dir_fd=below, dst_dir_fd=below)
+        rows = dot.call("env.status", stack=str(dot.stack), drift=True)["drift"]
+        assert [(row["reason"], row["paths"]) for row in rows] == [("changed", [{"path": "known"}])]
+        assert dot.relay()["drift"] == []
+        assert (dot.project / "known").read_text() == "changed below\n"
+    finally:
+        os.close(below)
