@@ -87,7 +87,8 @@ def name(text: str) -> str:
 
 def path_of(row: Json, suffix: str = "") -> str:
     """Return the path of a row that has `path`, and `path_b64` where it is not UTF-8."""
-    return name(os.fsdecode(path_bytes(row)) + suffix)
+    text = os.fsdecode(path_bytes(row)) if row.get("path_b64") else row["path"]
+    return name(text + suffix)
 
 
 def raw_line(line: bytes, colour: str, paint: Paint) -> str:
