@@ -39,10 +39,11 @@ def path_text(path: bytes) -> str:
 
 
 def _path(path: bytes) -> Json:
-    text = path_text(path)
-    if text.encode() == path:
-        return {"path": text}
-    return {"path": text, "path_b64": base64.b64encode(path).decode("ascii")}
+    try:
+        return {"path": path.decode("utf-8")}
+    except UnicodeDecodeError:
+        exact = base64.b64encode(path).decode("ascii")
+        return {"path": path_text(path), "path_b64": exact}
 
 
 def path_bytes(row: Json) -> bytes:
@@ -60,7 +61,9 @@ def counts(value: Counts | None) -> Json | None:
 
 def change(value: Change) -> Json:
     """Return one row of `diff`."""
-    return {**_path(value.path), "change": str(value.change), "kind": str(value.kind)}
+    row = _path(value.path)
+    row["change"], row["kind"] = str(value.change), str(value.kind)
+    return row
 
 
 def checkpoint(value: Checkpoint) -> Json:
