@@ -301,8 +301,10 @@ def test_a_live_upper_that_is_churned_never_breaks_a_diff(layer: Callable[[str],
     if pid == 0:
         churn(top)
     try:
+        typed = LayerTree(os.fsencode(top), marked_by_type=True)
         for _ in range(200):
             assert b"stays/file" in paths([tree(bottom)], [tree(top), tree(bottom)])
+            assert b"stays/file" in paths([tree(bottom)], [typed, tree(bottom)])
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
