@@ -59,7 +59,8 @@ def _show_short(out: Output) -> None:
 
 def _require_up(row: dict[str, Any]) -> None:
     if row["state"] != "up":
-        raise NotUp(f"environment {row['name']!r} is {row['state']}", "envstack up")
+        way_out = row["hint"] or "envstack up"
+        raise NotUp(f"environment {row['name']!r} is {row['state']}", way_out)
 
 
 def _prompt(row: dict[str, Any], paint: Paint) -> str:
@@ -139,5 +140,18 @@ def _table(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
     yield from text.columns([header, *cells])
     for row in rows:
         if not row["stack_exists"]:
-            name, stack = text.escaped(row["name"]), text.name(row["stack"])
-            yield paint("yellow", f"the project of {name} is gone (envstack down --purge {stack})")
+            yield paint("yellow", _gone(row))
+
+
+def _gone(row: dict[str, Any]) -> str:
+    """Tell what is gone of an environment, and the ways out; the one that loses nothing first."""
+    name, stack = text.escaped(row["name"]), text.name(row["stack"])
+    told, first = (
+        (f"the stack file of {name} is gone", "put it back")
+        if row["project_exists"]
+        else (f"the project of {name} was moved or deleted", "move it back")
+    )
+    last = f"envstack down {stack}"
+    if row["state"] == "down":
+        last = f"delete its history: envstack down --purge {stack}"
+    return f"{told} ({first}, or: {last})"

@@ -20,7 +20,8 @@ def listing(ctx: Context, rows: Sequence[Status], sizes: Sizes) -> list[dict[str
     """Return the rows of `ls`.
 
     `size` is in bytes, null while it is not known; unless `size_exact`, it is at least so much.
-    `stack_exists` is false where the project is gone.
+    `stack_exists` is false where the stack file is gone, and `project_exists` where its directory
+    is.
     """
     found = sizes.of(row.env.id for row in rows)
     shown = []
@@ -33,6 +34,7 @@ def listing(ctx: Context, rows: Sequence[Status], sizes: Sizes) -> list[dict[str
                 "size_exact": size is not None and size.exact,
                 "checkpoints": len(history.log(ctx, row.env)),
                 "stack_exists": os.path.lexists(row.env.stack_path),
+                "project_exists": os.path.isdir(row.env.project),
             }
         )
     return shown

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import anyio
 from anyio import CapacityLimiter, to_thread
 
-from envstack import stackfile
-from envstack.daemon import below
+from envstack.daemon import below, stacks
 from envstack.daemon.asking import askers, audience, check_of
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
@@ -367,10 +366,7 @@ class Service:
             return self._by_stack(stack_path)
 
     def _load(self, path: bytes) -> StackFile:
-        """Return the stack file at `path`: the one below, where its environment covers it."""
-        env = self._by_stack(path)
-        below = self._ctx.beneath.reach(env, env.project) if env else None
-        return stackfile.load(path, below)
+        return stacks.load(self._ctx, path, self._by_stack(path))
 
     def _by_stack(self, stack_path: bytes) -> Environment | None:
         rows = self._ctx.store.db.environments()

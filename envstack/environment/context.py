@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from envstack.environment.beneath import SOURCE, Beneath
 from envstack.errors import NotUp, StateError
 from envstack.linux.boot import boot_id
-from envstack.linux.mountinfo import read_mounts, topmost_at
+from envstack.linux.mountinfo import reached_at, read_mounts, topmost_at
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from envstack.environment.drift import Look
     from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 Job = Callable[[], bool]
 """Work off the path of an answer: called again, later, until it returns True."""
+
+_ELSEWHERE = "choose another `mount`"
+_ANOTHER_STORE = (
+    "another envstack store (ENVSTACK_HOME) has its tree there: take it down with that store"
+)
 
 Progress = Callable[[str], None]
 """Told what is being done; raises Cancelled when nobody wants it any more."""
@@ -114,21 +121,85 @@ def require_mount(env: Environment) -> Mount:
     """Return the environment's mount. Raises NotUp or StateError where it cannot be seen."""
     if not env.wanted:
         raise NotUp(f"environment {env.name!r} is not up", "envstack up")
-    top = topmost_at(read_mounts(), env.mount)
+    mounts = read_mounts()
+    top = topmost_at(mounts, env.mount)
     if top is not None and top.source == mount_source(env.upper):
         return top
-    if top is None:
-        place = os.fsdecode(env.mount)
-        raise StateError(f"environment {env.name!r} is not mounted at {place}", "envstack up")
-    raise covered(env, top.source)
+    raise covered(env, mounts) or moved(env, mounts) or _unmounted(env)
 
 
-def covered(env: Environment, source: bytes) -> StateError:
-    """Return the error for a mount of `source` that is in the way at the mount point."""
+def find_mount(env: Environment) -> Mount | None:
+    """Return the environment's mount, which may be elsewhere: with a moved project it travels.
+
+    Raises StateError where it is out of reach under another one.
+    """
+    mounts = read_mounts()
+    own = sorted(_own(env, mounts), key=lambda mount: mount.point != env.mount)
+    for mount in own:
+        if topmost_at(mounts, mount.point) == mount:
+            return mount
+    if own:
+        raise _hidden(own[0], mounts)
+    return None
+
+
+def covered(env: Environment, mounts: Sequence[Mount]) -> StateError | None:
+    """Return the error for another mount that is in the way at the mount point, if there is one."""
+    for mount in _own(env, mounts):
+        if mount.point == env.mount and topmost_at(mounts, env.mount) != mount:
+            return _hidden(mount, mounts)
+    top = topmost_at(mounts, env.mount)
+    if top is None or top.source == mount_source(env.upper):
+        return None
     place = os.fsdecode(env.mount)
+    is_inside = env.mount.startswith(env.project + b"/")
+    way_out = f"umount {place}, or choose another `mount`" if is_inside else _ELSEWHERE
+    return _cover(env.mount, top, way_out)
+
+
+def moved(env: Environment, mounts: Sequence[Mount]) -> StateError | None:
+    """Return the error for a project that is not where it was, with its mount or without."""
+    own = _own(env, mounts)
+    if any(mount.point == env.mount for mount in own):
+        return None
+    if not own and os.path.isdir(env.project):
+        return None
+    where = f", and is mounted at {os.fsdecode(own[0].point)}" if own else ""
     return StateError(
-        f"{place} is covered by another mount ({os.fsdecode(source)})", f"umount {place}"
+        f"the project of {env.name!r} was moved or deleted{where}",
+        f"move it back to {os.fsdecode(env.project)},"
+        f" or: envstack down {os.fsdecode(env.stack_path)}",
     )
+
+
+def _own(env: Environment, mounts: Iterable[Mount]) -> list[Mount]:
+    """Return all mounts of the whole merged tree of `env`, out of reach or not."""
+    source = mount_source(env.upper)
+    return [mount for mount in mounts if mount.source == source and mount.root == b"/"]
+
+
+def _unmounted(env: Environment) -> StateError:
+    place = os.fsdecode(env.mount)
+    return StateError(f"environment {env.name!r} is not mounted at {place}", "envstack up")
+
+
+def _hidden(own: Mount, mounts: Sequence[Mount]) -> StateError:
+    """Return the error for a mount of ours that no path leads to."""
+    over = reached_at(mounts, own.point) or own
+    return _cover(own.point, over, f"umount {os.fsdecode(over.point)}")
+
+
+def _cover(place: bytes, over: Mount, way_out: str) -> StateError:
+    """Return the error for `over`, which hides `place`; nobody but its daemon takes off an overlay.
+
+    (That one would put it back.)
+    """
+    what = os.fsdecode(over.source)
+    if over.source.startswith(SOURCE):
+        way_out = _ANOTHER_STORE
+    elif over.fstype != what:
+        what = f"{over.fstype} {what}"
+    return StateError(f"{os.fsdecode(place)} is covered by another mount ({what})", way_out)
 
 
 def since(began: float) -> float:

@@ -47,7 +47,7 @@ class FromBeneath:
     def begin(self, ctx: Context, env: Environment, pair: Pair) -> None:
         """Attach the new mount beneath the old one."""
         ctx.announce(Step.BENEATH)
-        require_top(env, mount_id(env.mount), _id(pair.old))  # locking takes its time
+        require_top(env.mount, mount_id(env.mount), _id(pair.old))  # locking takes its time
         overlay.attach_beneath(pair.new, pair.old)
 
     def finish(self, ctx: Context, env: Environment, pair: Pair) -> None:
@@ -55,7 +55,7 @@ class FromBeneath:
         ctx.announce(Step.DETACH)
         top = mount_id(env.mount)
         if top != _id(pair.new):
-            require_top(env, top, _id(pair.old))
+            require_top(env.mount, top, _id(pair.old))
             overlay.detach(pair.old)
 
 
@@ -67,7 +67,7 @@ class InTurn:
         ctx.announce(Step.DETACH)
         top = topmost_at(read_mounts(), env.mount)
         if top is not None:
-            require_top(env, top.id, _id(pair.old))
+            require_top(env.mount, top.id, _id(pair.old))
             overlay.detach(pair.old)
 
     def finish(self, ctx: Context, env: Environment, pair: Pair) -> None:

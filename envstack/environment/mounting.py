@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from envstack.environment import drift
-from envstack.environment.context import covered
+from envstack.environment.context import covered, mount_source
 from envstack.environment.steps import Step
 from envstack.environment.swap import build, dress_root, prepare_upper
 from envstack.errors import Damaged, StateError, Unsupported
@@ -19,6 +19,7 @@ from envstack.overlay.root import is_dressed
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
+    from envstack.linux.mountinfo import Mount
     from envstack.model import Chain, Environment
 
 _PRIVATE = b".envstack"
@@ -63,7 +64,7 @@ def _attach(ctx: Context, env: Environment, new: int) -> None:
 
 def prepare_mount_point(ctx: Context, env: Environment) -> None:
     """Make the mount point if it is missing. Raises StateError where it cannot serve."""
-    _require_bare(env)
+    _require_bare(ctx, env)
     _check_mount_point(ctx, env)
     make_mount_point(env)
 
@@ -115,7 +116,7 @@ def put_back(ctx: Context, env: Environment) -> None:
     Raises StateError where something else is mounted there, or it is reached by a link by now: the
     mount would then be at another path, out of our sight.
     """
-    _require_bare(env)
+    _require_bare(ctx, env)
     _require_no_link(env)
     make_mount_point(env)
     kept = ctx.kept[env.id]
@@ -129,22 +130,37 @@ def put_back(ctx: Context, env: Environment) -> None:
     os.close(kept)
 
 
-def _require_bare(env: Environment) -> None:
+def _require_bare(ctx: Context, env: Environment) -> None:
     """Raise StateError where something is mounted at the mount point.
 
     A project that is the root of a mount cannot be mounted over: after a restart no path would lead
     to the mount below.
     """
-    top = topmost_at(read_mounts(), env.mount)
-    if top is None:
-        return
-    if not env.over_project:
-        raise covered(env, top.source)
-    shown, source = os.fsdecode(env.project), os.fsdecode(top.source)
-    raise StateError(
-        f"the project {shown} is itself a mount point (of {source}), and cannot be mounted over",
-        "choose another `mount`, or put the project into a directory of that file system",
-    )
+    mounts = read_mounts()
+    top = topmost_at(mounts, env.mount)
+    if top is not None:
+        _require_not_ours(ctx, env, top)
+    if top is not None and env.over_project:
+        shown, source = os.fsdecode(env.project), os.fsdecode(top.source)
+        raise StateError(
+            f"the project {shown} is itself a mount point (of {source}), and cannot be mounted"
+            " over",
+            "choose another `mount`, or put the project into a directory of that file system",
+        )
+    if cover := covered(env, mounts):
+        raise cover
+
+
+def _require_not_ours(ctx: Context, env: Environment, top: Mount) -> None:
+    """Raise StateError for an environment of this store: its project was moved here while up."""
+    for other in ctx.store.db.environments():
+        if top.source == mount_source(other.upper):
+            stack = os.fsdecode(other.stack_path)
+            raise StateError(
+                f"{os.fsdecode(env.mount)} is the mount of environment {other.name!r} ({stack}),"
+                " whose project was moved or deleted",
+                f"move it back to {os.fsdecode(other.project)}, or: envstack down {stack}",
+            )
 
 
 def require_layers(ctx: Context, env: Environment, chain: Chain, what: str) -> None:

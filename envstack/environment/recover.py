@@ -92,9 +92,9 @@ def _finish(ctx: Context, upper: LayerId) -> None:
 
 def _has_happened(ctx: Context, env: Environment, transition: Transition) -> bool:
     after = transition.after
+    if transition.op is Op.DOWN:  # which takes it off wherever it is
+        return mount_source(env.upper) not in [mount.source for mount in read_mounts()]
     sources = [mount.source for mount in stack_at(read_mounts(), after.mount)]
-    if transition.op is Op.DOWN:
-        return mount_source(env.upper) not in sources
     if mount_source(after.upper) in sources:
         return True
     if after.upper == env.upper or mount_source(env.upper) in sources:
@@ -110,11 +110,12 @@ def _uncover(env: Environment, transition: Transition) -> None:
     """
     after, before = mount_source(transition.after.upper), mount_source(env.upper)
     while True:
-        sources = [mount.source for mount in stack_at(read_mounts(), env.mount)]
+        mounts = read_mounts()
+        sources = [mount.source for mount in stack_at(mounts, env.mount)]
         if before not in sources or sources[-1] == after:
             return
-        if sources[-1] != before:
-            raise covered(env, sources[-1])
+        if cover := covered(env, mounts):
+            raise cover
         old = overlay.open_mount(env.mount)
         try:
             overlay.lock_mount(old)

@@ -65,7 +65,7 @@ def _refresh(ctx: Context, env: Environment, mount: Mount) -> Relaid:
     ctx.announce(Step.REFRESH)
     opened = overlay.open_mount(env.mount)
     try:
-        require_top(env, mount_id(b"", dir_fd=opened), mount.id)
+        require_top(env.mount, mount_id(b"", dir_fd=opened), mount.id)
         overlay.refresh(opened)
     finally:
         os.close(opened)

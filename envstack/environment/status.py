@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envstack.environment import drift
-from envstack.environment.context import mount_source, uppers
+from envstack.environment.context import covered, mount_source, moved, uppers
 from envstack.linux.holders import find_holders
 from envstack.linux.mountinfo import read_mounts, topmost_at
 from envstack.model import EnvState, StackLayer, Status
@@ -81,12 +80,13 @@ def _describe(
     ctx: Context, books: _Books, top: Mount | None, holders: tuple[Holder, ...]
 ) -> Status:
     env = books.env
-    state, reason = _state(ctx, books, top)
+    state, reason, hint = _state(ctx, books, top)
     rows = ctx.store.db.checkpoints(env.id)
     return Status(
         env=env,
         state=state,
         reason=reason,
+        hint=hint,
         head=next((row for row in rows if row.id == env.head), None),
         layers=tuple(
             StackLayer(layer.name or "", layer.id, layer.kind)
@@ -97,15 +97,18 @@ def _describe(
     )
 
 
-def _state(ctx: Context, books: _Books, top: Mount | None) -> tuple[EnvState, str | None]:
+def _state(ctx: Context, books: _Books, top: Mount | None) -> tuple[EnvState, str | None, str]:
+    """Return the state, with the reason and what to do about it where that is degraded."""
+    env = books.env
     is_going_down = books.intent is not None and books.intent.op is Op.DOWN
-    if not books.env.wanted or (top is None and is_going_down):
-        return EnvState.DOWN, None
-    if top is None:
-        return EnvState.DEGRADED, ctx.faults.get(books.env.id, "it is not mounted")
-    if _is_own(books, top):
-        return EnvState.UP, None
-    return EnvState.DEGRADED, f"covered by another mount ({os.fsdecode(top.source)})"
+    if not env.wanted or (top is None and is_going_down):
+        return EnvState.DOWN, None, ""
+    if top is not None and _is_own(books, top):
+        return EnvState.UP, None, ""
+    mounts = read_mounts()
+    if error := covered(env, mounts) or moved(env, mounts):
+        return EnvState.DEGRADED, error.message, error.hint
+    return EnvState.DEGRADED, ctx.faults.get(env.id, "it is not mounted"), "envstack up"
 
 
 def _is_own(books: _Books, top: Mount) -> bool:

@@ -93,10 +93,10 @@ def _uncover(ctx: Context, env: Environment, pair: Pair) -> int | None:
         os.close(pair.new)
 
 
-def require_top(env: Environment, top: int, expected: int) -> None:
+def require_top(point: bytes, top: int, expected: int) -> None:
     """Raise StateError for a cover: umount(2) would take off that one, with what is in it."""
     if top != expected:
-        shown = os.fsdecode(env.mount)
+        shown = os.fsdecode(point)
         raise StateError(f"{shown} was covered by another mount", f"umount {shown}; try again")
 
 
@@ -117,7 +117,7 @@ def _make_ready(
     undo.callback(os.close, new)
     old = overlay.open_mount(env.mount)
     undo.callback(os.close, old)
-    require_top(env, mount_id(b"", dir_fd=old), mount.id)
+    require_top(env.mount, mount_id(b"", dir_fd=old), mount.id)
     ctx.announce(Step.LOCK)
     _lock(old, transition)
     undo.callback(overlay.unlock_mount, old)

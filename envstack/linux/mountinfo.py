@@ -133,6 +133,13 @@ def topmost_at(mounts: Iterable[Mount], point: bytes) -> Mount | None:
     return stack[-1] if stack else None
 
 
+def reached_at(mounts: Sequence[Mount], point: bytes) -> Mount | None:
+    """Return the mount that a walk of the absolute path `point` ends in, if one is at or above."""
+    while (top := topmost_at(mounts, point)) is None and point != b"/":
+        point = os.path.dirname(point)
+    return top
+
+
 def mounts_inside(mounts: Iterable[Mount], mount: Mount) -> list[Mount]:
     """Return what is attached anywhere in the tree of `mount`, by parent ids, at any depth.
 

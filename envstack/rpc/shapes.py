@@ -107,6 +107,7 @@ def status(value: Status) -> Json:
         "mount": os.fsdecode(env.mount),
         "state": str(value.state),
         "reason": value.reason,
+        "hint": value.hint,
         "backend": "overlayfs",
         "head": checkpoint(value.head) if value.head else None,
         "layers": [

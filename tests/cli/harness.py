@@ -309,6 +309,7 @@ def status(**other: Any) -> Json:
         "mount": "/p/.envstack/merged",
         "state": "up",
         "reason": None,
+        "hint": "",
         "backend": "overlayfs",
         "head": None,
         "layers": [{"name": "base", "id": "aa", "kind": "dir"}],
@@ -323,8 +324,9 @@ def status(**other: Any) -> Json:
 
 def listed(**other: Any) -> Json:
     """Return a row of `ls`."""
-    kept = {"size": 4096, "size_exact": True, "checkpoints": 2, "stack_exists": True}
-    return {**status(), **kept, **other}
+    kept = {"size": 4096, "size_exact": True, "checkpoints": 2}
+    there = {"stack_exists": True, "project_exists": True}
+    return {**status(), **kept, **there, **other}
 
 
 def drifted(**other: Any) -> Json:

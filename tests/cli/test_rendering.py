@@ -199,9 +199,31 @@ def test_ls_is_a_table(cli: Cli, daemon: FakeDaemon) -> None:
     assert re.split("  +", lines[1]) == ["web", "up", "base", "4.0 KiB", "/p/.envstack/merged"]
     assert lines[2].startswith("x\\e[2J  degraded  base  …")
     assert "≥5.0 GiB" in lines[3]
-    assert lines[4:] == ["the project of web is gone (envstack down --purge /p/envstack.yaml)"]
+    assert lines[4:] == [
+        "the stack file of web is gone (put it back, or: envstack down /p/envstack.yaml)"
+    ]
     daemon.answers["env.list"] = []
     assert cli("ls").out.splitlines()[0] == "no environments"
+
+
+def test_ls_names_the_way_that_loses_nothing_first(cli: Cli, daemon: FakeDaemon) -> None:
+    gone = {"stack_exists": False, "project_exists": False}
+    daemon.answers["env.list"] = [listed(**gone), listed(**gone, state="down")]
+    told = "the project of web was moved or deleted (move it back, or: "
+    assert cli("ls").out.splitlines()[3:] == [
+        f"{told}envstack down /p/envstack.yaml)",
+        f"{told}delete its history: envstack down --purge /p/envstack.yaml)",
+    ]
+
+
+def test_what_to_do_about_a_degraded_environment_is_what_the_daemon_says(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    daemon.answers["env.status"] = status(state="degraded", reason="moved", hint="move it back")
+    done = cli("status")
+    assert done.code == 4
+    assert "move it back" in done.err
+    assert "envstack up" not in done.err
 
 
 @pytest.mark.parametrize(
