@@ -9,6 +9,7 @@ from envstack.environment.context import visible_mount
 from envstack.errors import Held
 from envstack.linux.holders import find_holders
 from envstack.linux.left_below import find_left_below
+from envstack.model import HoldKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from envstack.model import Environment, Holder
 
 
+_MOUNTS = frozenset({HoldKind.BIND, HoldKind.COPY, HoldKind.MOUNT_INSIDE})
 _LEAVE = "leave the merged tree (cd), or end what is named"
 
 
@@ -24,7 +26,8 @@ def require_nobody(mount: Mount, ignore: frozenset[int], what: str) -> None:
     """Raise Held if anybody is inside; `what` is the operation, for the message."""
     holders = find_holders(mount, ignore=ignore)
     if holders:
-        raise Held(f"cannot {what}: {_describe(holders)}", _LEAVE, holders)
+        way_out = _unmounting(holders[0]) or _LEAVE
+        raise Held(f"cannot {what}: {_describe(holders)}", way_out, holders)
 
 
 def require_strandable(
@@ -39,14 +42,14 @@ def require_strandable(
     if holders and not force:
         raise Held(
             f"cannot {what}: {_describe(holders)}",
-            f"{_LEAVE}; --force leaves behind who only looks",
+            _unmounting(holders[0]) or f"{_LEAVE}; --force leaves behind who only looks",
             holders,
         )
     harmed = tuple(holder for holder in holders if not holder.strandable)
     if harmed:
         raise Held(
             f"cannot {what}, not even with --force: {_describe(harmed)}",
-            "close what is open for writing and take off what is mounted",
+            _unmounting(harmed[0]) or "close what is open for writing and take off what is mounted",
             harmed,
         )
     return holders
@@ -56,6 +59,15 @@ def left_below(env: Environment, ignore: frozenset[int]) -> tuple[Holder, ...]:
     """Return who stands in the project below the mount, if that is over the project."""
     mount = visible_mount(env) if env.over_project else None
     return find_left_below(mount, ignore=ignore) if mount else ()
+
+
+def _unmounting(holder: Holder) -> str:
+    """Return the command that takes off the mount which `_clause` names, if it names one."""
+    hold = holder.holds[0]
+    if hold.what not in _MOUNTS:
+        return ""
+    enter = "" if holder.pid is None else f"nsenter --mount --target {holder.pid} "
+    return f"{enter}umount {os.fsdecode(hold.path)}"
 
 
 def _describe(holders: Iterable[Holder]) -> str:

@@ -29,6 +29,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from envstack.environment.context import Pair, mount_source, now
+from envstack.environment.refusal import refused_layer
 from envstack.environment.steps import Step
 from envstack.errors import EnvstackError, Held, StateError, Unsupported
 from envstack.linux.syscalls import mount_id
@@ -199,10 +200,14 @@ def build(ctx: Context, env: Environment) -> int:
 def mount_of(ctx: Context, what: overlay.Overlay, like: bytes) -> int:
     """Return a descriptor of an overlay, attached nowhere; `like` as `overlay.build` has it.
 
+    The error for a layer that the kernel refuses names it.
     Where overlayfs cannot make what it needs in the workdir it mounts read-only, and succeeds
     (ovl_get_workdir in fs/overlayfs/super.c): OSError ENOSPC or Unsupported here.
     """
-    mount = ctx.mounts.build(what, like)
+    try:
+        mount = ctx.mounts.build(what, like)
+    except Unsupported as error:
+        raise refused_layer(ctx, what.lowers) or error from error
     if what.upper and os.fstatvfs(mount).f_flag & os.ST_RDONLY:
         os.close(mount)
         room = os.statvfs(ctx.store.home)

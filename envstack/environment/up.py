@@ -76,7 +76,7 @@ def _bring(ctx: Context, known: Environment | None, stack: StackFile, request: R
     env = _first(stack) if known is None else _renamed(known, stack)
     with ExitStack() as undo:
         undo.callback(_undo, ctx, env.id, known)
-        _require_free(ctx, env)
+        ctx.store.db.require_free(env)
         if known is None and not os.path.lexists(env.mount):
             undo.callback(remove_mount_point, env)
         prepare_mount_point(ctx, env)
@@ -213,16 +213,6 @@ def _saved(ctx: Context, env: Environment) -> Checkpoint | None:
 
 def _candidate(env: Environment) -> Checkpoint:
     return new_checkpoint(env, sealed_chain(env), _SAVED, None)
-
-
-def _require_free(ctx: Context, env: Environment) -> None:
-    for other in ctx.store.db.environments():
-        if other.mount == env.mount and other.id != env.id:
-            raise StateError(
-                f"the mount point {os.fsdecode(env.mount)} is that of environment {other.name!r}"
-                f" ({os.fsdecode(other.stack_path)})",
-                "choose another `mount` in one of the two stack files",
-            )
 
 
 def _require_same(env: Environment, stack: StackFile, why: str) -> None:

@@ -295,9 +295,18 @@ class Database:
                 ).fetchone():
                     raise sqlite3.IntegrityError("environment.mount")
         except sqlite3.IntegrityError as error:
-            raise StateError(
-                f"cannot begin: {error}", "another environment has this mount point or is at work"
-            ) from error
+            self.require_free(env)
+            raise StateError(f"environment {env.name!r} is at work", "try again") from error
+
+    def require_free(self, env: Environment) -> None:
+        """Raise StateError where another environment has the mount point of `env`."""
+        for other in self.environments():
+            if other.mount == env.mount and other.id != env.id:
+                raise StateError(
+                    f"the mount point {os.fsdecode(env.mount)} is that of environment"
+                    f" {other.name!r} ({os.fsdecode(other.stack_path)})",
+                    "choose another `mount` in one of the two stack files",
+                )
 
     def commit(self, transition: Transition, at: str) -> None:
         """Make a transition the truth, close its intent and write the row in `ops`."""

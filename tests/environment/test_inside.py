@@ -85,6 +85,8 @@ def test_one_who_would_lose_data_refuses_a_swap_even_with_force(
     with nothing_changes(engine), refused(4, "held") as refusal:
         operation(engine, force=force)
     assert (holder.pid, what) in refusal.holds
+    if what == "copy":
+        assert refusal.hint == f"nsenter --mount --target {holder.pid} umount {engine.merged}"
     engine.write("file", "still writable")
     holder.close()
     operation(engine)
@@ -115,8 +117,10 @@ def test_a_mount_refuses_a_swap_even_with_force(
             operation(engine, force=force)
         assert (None, what) in refusal.holds
         assert words[-1] in refusal.message
-        with refused(4, "held"):
+        assert refusal.hint == f"umount {words[-1]}"
+        with refused(4, "held") as refusal:
             engine.down()
+        assert refusal.hint == f"umount {words[-1]}"
     finally:
         run("umount", words[-1])
     operation(engine)

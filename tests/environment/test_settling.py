@@ -196,7 +196,7 @@ def test_a_project_that_became_a_link_is_not_mounted_over_and_over(
     before = len(read_mounts())
     try:
         run("mount", "-t", "tmpfs", "event", place)
-        waiting.until(lambda: "link" in (engine.environments()[0]["reason"] or ""), "degraded")
+        waiting.until(lambda: "link" in str(engine.context.faults), "degraded")
         assert len(read_mounts()) == before + 1
     finally:
         run("umount", place)

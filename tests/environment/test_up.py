@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from envstack.environment.steps import Step
 from tests.environment.harness import Engine, mounts_at, nothing_changes, refused
 from tests.support import trees
 from tests.support.edits import mkdir, remove, write
@@ -321,10 +322,30 @@ class TestMountPoint:
         try:
             with refused(4) as refusal:
                 fresh.up()
-            assert "other" in refusal.message
+            assert "tmpfs other" in refusal.message
+            assert f"umount {fresh.merged}" in refusal.hint
             assert mounts_at(fresh.merged) == ["other"]
         finally:
             run("umount", fresh.merged)
+
+    def test_what_is_mounted_outside_the_project_is_never_advised_to_be_taken_off(
+        self, fresh: Engine
+    ) -> None:
+        fresh.declare({"mount": "/proc", "layers": [{"name": "base", "dir": "base"}]})
+        with refused(4) as refusal:
+            fresh.up()
+        assert refusal.hint == "choose another `mount`"
+
+    def test_the_tree_of_another_store(
+        self, make_engine: Make, engine: Engine, directory: Callable[[], Path]
+    ) -> None:
+        other = make_engine(store=directory(), project=directory(), base=[])
+        other.declare({"mount": str(engine.merged), "layers": [{"name": "base", "dir": "base"}]})
+        with refused(4) as refusal:
+            other.up()
+        assert "ENVSTACK_HOME" in refusal.hint
+        assert "umount" not in refusal.hint
+        other.declare({"layers": [{"name": "base", "dir": "base"}]})
 
 
 class TestTwoEnvironmentsOfOneMountPoint:
@@ -351,6 +372,20 @@ class TestTwoEnvironmentsOfOneMountPoint:
         assert len(engine.environments()) == 1
         assert engine.up()["state"] == "up"
 
+    def test_one_that_came_first_while_the_other_was_building(self, engine: Engine) -> None:
+        engine.down(purge=True)
+        other = self.other(engine, ".envstack/merged")
+
+        def come_first() -> None:
+            engine.at.clear()
+            engine.call("env.up", stack=str(other))
+
+        engine.at[Step.REGISTER] = come_first
+        with refused(4) as refusal:
+            engine.up()
+        assert f"{engine.merged} is that of environment 'other' ({other})" in refusal.message
+        assert refusal.hint == "choose another `mount` in one of the two stack files"
+
     def test_a_known_one_that_moves_there(self, engine: Engine) -> None:
         other = self.other(engine, "elsewhere")
         engine.call("env.up", stack=str(other))
@@ -363,6 +398,18 @@ class TestTwoEnvironmentsOfOneMountPoint:
         self.other(engine, "elsewhere")
         assert engine.call("env.up", stack=str(other))["state"] == "up"
         assert engine.up()["state"] == "up"
+
+
+def test_a_directory_that_overlayfs_cannot_take_is_named(make_engine: Make) -> None:
+    engine = make_engine(base=[write("known")])
+    layers = [{"name": "base", "dir": "base"}, {"name": "odd", "dir": "/proc"}]
+    engine.declare({"layers": layers})
+    with refused(5) as refusal:
+        engine.up()
+    assert "/proc" in refusal.message
+    assert "base" not in refusal.message
+    assert "ENVSTACK_HOME" not in refusal.hint
+    assert mounts_at(engine.merged) == []
 
 
 class TestDir:
