@@ -280,12 +280,12 @@ class StackLayer:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An environment as `up`, `status` and `ls` show it.
+    """An environment as `up`, `status` and `ls` show it. `reason` says why it is degraded.
 
-    `reason` says why it is degraded, and `hint` what to do about it.
     `left_below` are those who stand in the project below a mount over it: `up` alone looks for
     them.
     `drift` are the layers that are known to have changed below the mount; None: never looked.
+    `hint` says what to do about the reason.
     """
 
     env: Environment
@@ -294,9 +294,9 @@ class Status:
     head: Checkpoint | None
     holders: tuple[Holder, ...] = ()
     reason: str | None = None
-    hint: str = ""
     left_below: tuple[Holder, ...] = ()
     drift: tuple[Drift, ...] | None = None
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

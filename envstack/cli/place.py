@@ -147,13 +147,20 @@ def _find() -> Target:
                 return {"upper": os.fsdecode(upper)}
             if stack is None and _holds_stack_file(directory):
                 stack = os.readlink(f"/proc/self/fd/{directory}")
-    current_directory()
+    here = current_directory()
     if stack is None:
-        raise NotFound(
-            f"there is no {STACK_FILE} here or further up",
-            "envstack init writes one; envstack ls lists the environments there are",
-        )
+        raise NotFound(f"there is no {STACK_FILE} here or further up", _way_on(here))
     return {"stack": os.path.realpath(os.path.join(stack, STACK_FILE))}
+
+
+def _way_on(directory: bytes) -> str:
+    """Return what to do without a stack file; a project that had one still has its merged tree."""
+    private = os.path.join(directory, b".envstack/")
+    for mount in read_mounts():
+        if mount.source.startswith(_SOURCE) and mount.point.startswith(private):
+            point = os.fsdecode(mount.point)
+            return f"put it back; its merged tree is up, and commands work in there: cd {point}"
+    return "envstack init writes one; envstack ls lists the environments there are"
 
 
 def _upwards() -> Generator[int, None, None]:

@@ -60,6 +60,19 @@ def test_it_is_that_of_the_nearest_stack_file_upwards(cli: Cli, daemon: FakeDaem
     assert meant(daemon) == {"stack": str(outer / "a" / "envstack.yaml")}
 
 
+@pytest.mark.kernel
+def test_a_stack_file_that_is_gone_is_asked_back_where_its_merged_tree_is_mounted(
+    cli: Cli, merged: Path
+) -> None:
+    project = merged.parents[1]
+    cli.cwd = project
+    (project / "envstack.yaml").unlink(missing_ok=True)
+    done = cli("--json", "status")
+    assert done.code == 3
+    assert str(merged) in done.error["hint"]
+    assert "put it back" in done.error["hint"]
+
+
 def test_another_directory_can_be_named(
     cli: Cli, daemon: FakeDaemon, directory: Callable[[], Path]
 ) -> None:
