@@ -64,6 +64,7 @@ def _attach(ctx: Context, env: Environment, new: int) -> None:
 
 def prepare_mount_point(ctx: Context, env: Environment) -> None:
     """Make the mount point if it is missing. Raises StateError where it cannot serve."""
+    _require_project(env)
     _require_bare(ctx, env)
     _check_mount_point(ctx, env)
     make_mount_point(env)
@@ -116,6 +117,7 @@ def put_back(ctx: Context, env: Environment) -> None:
     Raises StateError where something else is mounted there, or it is reached by a link by now: the
     mount would then be at another path, out of our sight.
     """
+    _require_project(env)
     _require_bare(ctx, env)
     _require_no_link(env)
     make_mount_point(env)
@@ -128,6 +130,15 @@ def put_back(ctx: Context, env: Environment) -> None:
         ctx.release(env.id)  # it is attached, and can be taken over
         raise
     os.close(kept)
+
+
+def _require_project(env: Environment) -> None:
+    """Raise StateError without a project directory: it may be on a disk that is not mounted now.
+
+    Asked before the mount table, for one that is moved back meanwhile brings its mount.
+    """
+    if not os.path.isdir(env.project):
+        raise StateError(f"the project {os.fsdecode(env.project)} is gone", "put it back")
 
 
 def _require_bare(ctx: Context, env: Environment) -> None:
@@ -225,12 +236,7 @@ def _require_no_link(env: Environment) -> None:
 
 
 def make_mount_point(env: Environment) -> None:
-    """Make the mount point if it is missing; within `.envstack`, hide that from git too.
-
-    Raises StateError without a project directory: it may be on a disk that is not mounted now.
-    """
-    if not os.path.isdir(env.project):
-        raise StateError(f"the project {os.fsdecode(env.project)} is gone", "put it back")
+    """Make the mount point if it is missing; within `.envstack`, hide that from git too."""
     try:
         _make_directories(env.mount, like=env.project)
     except OSError as error:
@@ -248,9 +254,14 @@ def make_mount_point(env: Environment) -> None:
 
 
 def _make_directories(path: bytes, like: bytes) -> None:
-    """Make a directory with those above it, for all to pass, owned by the owner of `like`."""
+    """Make a directory with those above it, for all to pass, owned by the owner of `like`.
+
+    That one is never made: it may be moved away at this moment.
+    """
     if os.path.isdir(path):
         return
+    if path == like:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     _make_directories(os.path.dirname(path), like)
     os.mkdir(path)
     _open_to_all(path, 0o755, like)

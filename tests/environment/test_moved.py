@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from envstack.environment.steps import Step
 from envstack.linux.mountinfo import read_mounts
 from tests.environment.harness import Engine, mounts_at, refused
+from tests.support import trees
 from tests.support.edits import write
 
 if TYPE_CHECKING:
@@ -117,22 +119,25 @@ def test_a_cover_above_the_mount_point_that_stays_where_it_is_refuses_down(
     assert engine.up()["state"] == "up"
 
 
-def test_layers_are_not_deleted_while_a_part_of_the_tree_is_mounted(
-    engine: Engine, run: Run, directory: Callable[[], Path]
+@pytest.mark.parametrize("what", [".", "dir"])
+def test_layers_are_not_deleted_while_any_of_the_tree_is_mounted(
+    engine: Engine, run: Run, directory: Callable[[], Path], what: str
 ) -> None:
+    """Somebody binds it at the last moment, which keeps nobody from taking the mount off."""
     engine.write("dir/file")
-    engine.down()
     elsewhere = directory()
-    engine.up()
-    run("mount", "--bind", engine.merged / "dir", elsewhere)
+    engine.at[Step.UNMOUNT] = lambda: run("mount", "--bind", engine.merged / what, elsewhere)
     try:
-        run("umount", "-l", engine.merged)
         with refused(4) as refusal:
             engine.down(purge=True)
-        assert str(elsewhere) in refusal.message + refusal.hint
-        assert (elsewhere / "file").read_text() == "written\n"
+        assert refusal.hint == f"umount {elsewhere}"
+        assert trees.snapshot(elsewhere)
+        (elsewhere / "written").write_text("and kept")
     finally:
+        engine.at.clear()
         run("umount", elsewhere)
+    assert engine.up()["state"] == "up"
+    assert (engine.merged / what / "written").read_text() == "and kept"
 
 
 def test_everything_else_tells_that_it_was_moved_and_the_way_out(engine: Engine) -> None:
@@ -196,3 +201,15 @@ def test_a_stack_file_that_is_gone_is_asked_back(engine: Engine) -> None:
     with moved(engine):
         row = engine.environments()[0]
         assert (row["stack_exists"], row["project_exists"]) == (False, False)
+
+
+def test_what_is_mounted_elsewhere_at_that_moment_has_nothing_attached_twice(
+    engine: Engine, run: Run, directory: Callable[[], Path]
+) -> None:
+    """Every change of the mount table has the keeper look, at any instant of a move."""
+    elsewhere = directory()
+    for _ in range(100):
+        with moved(engine):
+            run("mount", "-t", "tmpfs", "event", elsewhere)
+            run("umount", elsewhere)
+        assert len(mounts_at(engine.merged)) == 1
