@@ -274,8 +274,9 @@ class Database:
         """Write down an intent, before anything is done about it.
 
         A first `up` finds no environment to belong to: it is inserted, not wanted as yet. Raises
-        StateError where another environment has the mount point, EnvstackError where there is too
-        little space to commit it: what was begun and cannot be committed is half a change.
+        StateError where another environment has the mount point, or has adopted a layer meanwhile,
+        EnvstackError where there is too little space to commit it: what was begun and cannot be
+        committed is half a change.
         """
         self.require_space()
         env = transition.after
@@ -294,6 +295,7 @@ class Database:
                     "SELECT 1 FROM environment WHERE id = ?", (env.id,)
                 ).fetchone():
                     raise sqlite3.IntegrityError("environment.mount")
+                _require_own(connection, env)
         except sqlite3.IntegrityError as error:
             raise StateError(
                 f"cannot begin: {error}", "another environment has this mount point or is at work"
@@ -363,6 +365,18 @@ def _require_known_format(path: bytes) -> None:
         raise Damaged(
             f"the store has format {found}; this version of envstack knows {FORMAT}",
             "use the envstack that wrote it, or move the store aside",
+        )
+
+
+def _require_own(connection: sqlite3.Connection, env: Environment) -> None:
+    """Raise StateError for a base that is not all of the environment's own.
+
+    Until a first `up` is begun, what it has built is nobody's, and another may take it.
+    """
+    query = "SELECT 1 FROM layer WHERE env <> ? AND id IN (SELECT value FROM json_each(?))"
+    if connection.execute(query, (env.id, dump_chain(env.base))).fetchone():
+        raise StateError(
+            "another environment took a layer that was built for this one", "try again"
         )
 
 
