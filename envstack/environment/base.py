@@ -83,18 +83,19 @@ class _Building:
         for number, entry in enumerate(self._stack.layers):
             anew = anew or self._request.rebuild in (ALL, entry.name)
             key = key_of(self._ctx, self._env, self._stack, number, self._chain, self._keys)
-            layer = None if anew and kind_of(entry) is not LayerKind.DIR else self._find(key)
+            is_rebuilt = anew and kind_of(entry) is not LayerKind.DIR
+            layer = None if is_rebuilt else self._find(key, entry.name)
             self._chain = (layer or self._make(number, entry, key), *self._chain)
             self._keys.append(key)
         return self._chain
 
-    def _find(self, key: str) -> LayerId | None:
-        """Return a layer of that key that is no part of this base yet."""
+    def _find(self, key: str, name: str) -> LayerId | None:
+        """Return a layer of that key that is no part of this base yet, called `name` from now."""
         while self._built[key]:
             layer = self._built[key].pop()
             store = self._ctx.store
             is_there = layer.kind is LayerKind.DIR or store.layers.exists(layer.id)
-            if is_there and store.db.adopt(layer.id, self._env.id):
+            if is_there and store.db.adopt(layer.id, self._env.id, name):
                 return layer.id
         return None
 

@@ -200,13 +200,16 @@ class Database:
         query = f"SELECT {rows.LAYER} FROM layer WHERE {_BUILT} AND (env = ? OR {_NOBODYS})"
         return [rows.layer(row) for row in self.find(query, env)]
 
-    def adopt(self, layer: LayerId, env: EnvId) -> bool:
-        """Make one of the layers of `built` the environment's own; False if it has gone by now."""
+    def adopt(self, layer: LayerId, env: EnvId, name: str) -> bool:
+        """Make one of the layers of `built` the environment's own, by the name that it has there.
+
+        False if it has gone by now.
+        """
         with self.transaction() as connection:
             done = connection.execute(
-                f"UPDATE layer SET env = ?1 WHERE id = ?2 AND {_BUILT}"
+                f"UPDATE layer SET env = ?1, name = ?3 WHERE id = ?2 AND {_BUILT}"
                 f" AND (env = ?1 OR {_NOBODYS})",
-                (env, layer),
+                (env, layer, name),
             )
             return done.rowcount == 1
 
