@@ -52,10 +52,15 @@ def mount(ctx: Context, env: Environment) -> None:
 
 
 def _attach(ctx: Context, env: Environment, new: int) -> None:
+    """Attach and keep the overlay; one that cannot be kept is taken off again."""
     try:
         ctx.announce(Step.ATTACH)
         overlay.attach(new, env.mount)
-        ctx.keep(env.id, overlay.clone(new))
+        try:
+            ctx.keep(env.id, overlay.clone(new))
+        except OSError:
+            overlay.detach(new)
+            raise
     finally:
         os.close(new)
     drift.watch(ctx, env)

@@ -40,10 +40,8 @@ def digest(root: bytes, patterns: Iterable[str]) -> str:
 def _matches(root: bytes, pattern: str) -> Iterator[bytes]:
     """Yield the paths, relative to `root`, that a pattern stands for."""
     exact = os.path.normpath(pattern.encode())
-    if _is_there(root, exact):
-        found = {exact}  # a name may hold the characters of a pattern
-    else:
-        found = set(_glob(root, b"", exact.split(b"/")))
+    # The path itself first: a name may hold the characters of a pattern.
+    found = {exact} if _is_there(root, exact) else set(_glob(root, b"", exact.split(b"/")))
     if not found:
         raise NoMatchError(pattern)
     for path in found:
