@@ -258,6 +258,25 @@ def test_a_project_with_layers_of_its_own_and_of_its_neighbours(
     trees.remove(place)
 
 
+def test_a_link_in_the_merged_tree_leads_no_layer_elsewhere(
+    make_engine: Make, directory: Callable[[], Path]
+) -> None:
+    """`link` is another directory below, `base` is not in the merged tree at all."""
+    elsewhere = directory()
+    engine = make_engine(mount=".", base=[write("known")])
+    (engine.project / "real/deep").mkdir(parents=True)
+    (engine.project / "link").symlink_to("real/../real")
+    linked = {"name": "linked", "dir": f"{engine.project}/link/deep"}
+    engine.declare({"layers": [{"name": "base", "dir": "base"}, linked]})
+    before = engine.up()["layers"]
+    (engine.project / "base").symlink_to(elsewhere)
+    (engine.project / "link").mkdir()
+    assert engine.up()["outdated"] == []
+    assert engine.up(rebuild="")["layers"] == before
+    engine.stop()
+    assert engine.up()["layers"] == before
+
+
 def test_commands_run_over_the_project_and_see_what_is_below(dot: Engine) -> None:
     command = {"name": "made", "run": "pwd > made; cat known >> made", "inputs": ["known"]}
     copy = {"name": "copy", "dir": "dir", "at": "copied"}
