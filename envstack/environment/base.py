@@ -75,7 +75,7 @@ class _Building:
         self._chain: Chain = ()
         self._keys: list[str] = []
         self._built: dict[str | None, list[Layer]] = defaultdict(list)
-        for layer in ctx.store.db.built(env.id):
+        for layer in ctx.store.built.of(env.id):
             self._built[layer.key].append(layer)
 
     def run(self) -> Chain:
@@ -95,7 +95,7 @@ class _Building:
             layer = self._built[key].pop()
             store = self._ctx.store
             is_there = layer.kind is LayerKind.DIR or store.layers.exists(layer.id)
-            if is_there and store.db.adopt(layer.id, self._env.id, name):
+            if is_there and store.built.adopt(layer.id, self._env.id, name):
                 return layer.id
         return None
 

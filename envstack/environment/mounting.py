@@ -35,11 +35,7 @@ def mount(ctx: Context, env: Environment) -> None:
     """
     require_layers(ctx, env, env.lowers, f"environment {env.name!r}")
     prepare_mount_point(ctx, env)
-    if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
-        raise StateError(
-            f"processes on a mount that was taken away still use the upper of {env.name!r}",
-            "end them, then: envstack up",
-        )
+    require_unused(ctx, env)
     with ExitStack() as undo:
         ctx.beneath.hold(env)
         undo.callback(ctx.beneath.release, env.id)
@@ -49,6 +45,15 @@ def mount(ctx: Context, env: Environment) -> None:
         ctx.announce(Step.BUILD)
         _attach(ctx, env, build(ctx, env))
         undo.pop_all()
+
+
+def require_unused(ctx: Context, env: Environment) -> None:
+    """Raise StateError while somebody is on a mount of the upper that was taken away."""
+    if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
+        raise StateError(
+            f"processes on a mount that was taken away still use the upper of {env.name!r}",
+            "end them, then: envstack up",
+        )
 
 
 def _attach(ctx: Context, env: Environment, new: int) -> None:

@@ -23,6 +23,7 @@ from envstack.environment.mounting import (
     prepare_mount_point,
     put_back,
     remove_mount_point,
+    require_unused,
     take_off,
 )
 from envstack.environment.recover import seal_again
@@ -181,6 +182,8 @@ def _mount(ctx: Context, known: Environment | None, env: Environment) -> Checkpo
     """Mount `env`, which is `known` from now on; return what was saved for its upper's sake."""
     after = replace(env, wanted=True)
     replaced = known if known is not None and known.upper != env.upper else None
+    if replaced:
+        require_unused(ctx, replaced)
     saved = _saved(ctx, replaced) if replaced else None
     states = _sealed(env) | {env.upper: LayerState.UPPER}
     if replaced:

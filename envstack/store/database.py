@@ -49,10 +49,6 @@ FORMAT = 2
 """`PRAGMA user_version` of the stores that this version writes."""
 
 
-_BUILT = "key IS NOT NULL AND state = 'sealed'"
-_NOBODYS = "env NOT IN (SELECT id FROM environment)"
-
-
 class Database:
     """`meta.db`. Threads may share it: a lock admits one at a time."""
 
@@ -191,27 +187,6 @@ class Database:
         """Return the layers of one environment, or of all."""
         query = f"SELECT {rows.LAYER} FROM layer WHERE ?1 IS NULL OR env = ?1"
         return [rows.layer(row) for row in self.find(query, env)]
-
-    def built(self, env: EnvId) -> list[Layer]:
-        """Return the layers with a key that this environment may take: its own, and nobody's.
-
-        Nobody's are those of an environment that never came up, or is gone.
-        """
-        query = f"SELECT {rows.LAYER} FROM layer WHERE {_BUILT} AND (env = ? OR {_NOBODYS})"
-        return [rows.layer(row) for row in self.find(query, env)]
-
-    def adopt(self, layer: LayerId, env: EnvId, name: str) -> bool:
-        """Make one of the layers of `built` the environment's own, by the name that it has there.
-
-        False if it has gone by now.
-        """
-        with self.transaction() as connection:
-            done = connection.execute(
-                f"UPDATE layer SET env = ?1, name = ?3 WHERE id = ?2 AND {_BUILT}"
-                f" AND (env = ?1 OR {_NOBODYS})",
-                (env, layer, name),
-            )
-            return done.rowcount == 1
 
     def checkpoints(self, env: EnvId) -> list[Checkpoint]:
         """Return the environment's checkpoints, newest first."""

@@ -11,7 +11,7 @@ import pytest
 
 from envstack.environment.steps import Step
 from envstack.store.database import Database
-from tests.environment.harness import Engine, refused
+from tests.environment.harness import Bystander, Engine, refused
 from tests.environment.test_settling import full_disk
 
 if TYPE_CHECKING:
@@ -94,3 +94,21 @@ def test_a_layer_of_an_up_that_is_under_way_is_nobody_elses(
     engine.down()
     engine.up()
     assert (engine.merged / "file").read_text() == "shared\n"
+
+
+def test_a_rebuild_strands_nobody_on_a_mount_that_was_taken_away(
+    engine: Engine, bystander: Callable[[], Bystander], run: Callable[..., None]
+) -> None:
+    somebody = bystander()
+    somebody.do("os.chdir(T)")
+    engine.stop()
+    run("umount", "-l", engine.merged)
+    engine.start()
+    with refused(4) as refusal:
+        engine.up(rebuild="")
+    assert "still use the upper" in refusal.message
+    somebody.do("open('late', 'w').write('late')")
+    somebody.close()
+    engine.up(rebuild="")
+    engine.rollback(engine.log()[0]["id"])
+    assert (engine.merged / "late").read_text() == "late"
