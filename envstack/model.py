@@ -283,8 +283,7 @@ class Status:
     """An environment as `up`, `status` and `ls` show it. `reason` says why it is degraded.
 
     `left_below` are those who stand in the project below a mount over it: `up` alone looks for
-    them.
-    `drift` are the layers that are known to have changed below the mount; None: never looked.
+    them. `drift` are the layers that are known to have changed below the mount; None: never looked.
     """
 
     env: Environment
