@@ -311,10 +311,14 @@ class Brought:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a stack file would run: the layers' names with their commands, and their digest."""
+    """What a stack file would run: the layers' names with their commands, and with which `env`.
+
+    `digest` stands for all of it: whoever says yes to that has seen this.
+    """
 
     stack_path: bytes
     commands: tuple[tuple[str, str], ...]
+    env: dict[str, str]
     digest: str
 
 

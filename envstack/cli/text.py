@@ -87,7 +87,8 @@ def name(text: str) -> str:
 
 def path_of(row: Json, suffix: str = "") -> str:
     """Return the path of a row that has `path`, and `path_b64` where it is not UTF-8."""
-    return name(os.fsdecode(path_bytes(row)) + suffix)
+    text = os.fsdecode(path_bytes(row)) if row.get("path_b64") else row["path"]
+    return name(text + suffix)
 
 
 def raw_line(line: bytes, colour: str, paint: Paint) -> str:
@@ -214,8 +215,11 @@ def holders(rows: Iterable[Json], paint: Paint) -> Iterator[str]:
     return columns([header, *cells])
 
 
-def commands(rows: Iterable[Json], paint: Paint) -> Iterator[str]:
-    """Yield the commands of a stack file, each under the name of its layer."""
-    for row in rows:
-        yield f"  {paint('bold', escaped(row['layer']))}:"
-        yield from (f"    {escaped(line)}" for line in row["run"].rstrip("\n").split("\n"))
+def terms(row: Json, paint: Paint) -> Iterator[str]:
+    """Yield what a stack file would run: each command under its layer, and with which variables."""
+    for command in row["commands"]:
+        yield f"  {paint('bold', escaped(command['layer']))}:"
+        yield from (f"    {escaped(line)}" for line in command["run"].rstrip("\n").split("\n"))
+    if row["env"]:
+        yield f"  {paint('bold', 'with these variables')}:"
+        yield from (f"    {escaped(f'{name}={value}')}" for name, value in row["env"].items())

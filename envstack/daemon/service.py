@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections import defaultdict
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,7 +25,7 @@ from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.listing import listing
 from envstack.daemon.params import Params
-from envstack.daemon.sides import comparison
+from envstack.daemon.sides import changes, comparison
 from envstack.environment import (
     checkpoint,
     compare,
@@ -49,7 +49,7 @@ from envstack.rpc import shapes
 from envstack.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from envstack.daemon.calls import Call, Handler
@@ -282,20 +282,22 @@ class Service:
         return await self._alone_with(Params(raw), self._seen, work)
 
     async def _diff(self, call: Call, raw: dict[str, Any]) -> Any:
-        found = await self._differences(call, raw)
-        return [shapes.change(row.change) for row in found]
+        return await self._differences(call, raw, changes)
 
     async def _compare(self, call: Call, raw: dict[str, Any]) -> Any:
-        return comparison(await self._differences(call, raw))
+        return await self._differences(call, raw, comparison)
 
-    async def _differences(self, call: Call, raw: dict[str, Any]) -> list[Difference]:
+    async def _differences(
+        self, call: Call, raw: dict[str, Any], shape: Callable[[Iterable[Difference]], T]
+    ) -> T:
         params = Params(raw)
         request = compare.Request(
             params.text("a", "@"), params.optional_text("b"), params.paths("paths")
         )
 
-        def work(env: Environment) -> list[Difference]:
-            return compare.compare(self._ctx, env, request, check_of(call))
+        def work(env: Environment) -> T:
+            with closing(compare.compare(self._ctx, env, request, check_of(call))) as found:
+                return shape(found)
 
         return await self._alone_with(params, self._seen, work)
 

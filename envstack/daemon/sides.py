@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _OWN = b"/proc/self/"
 
 
+def changes(rows: Iterable[Difference]) -> list[dict[str, Any]]:
+    """Return the rows of `diff`."""
+    return [shapes.change(row.change) for row in rows]
+
+
 def comparison(rows: Iterable[Difference]) -> dict[str, Any]:
     """Return `{trees, changes}`: paths of directories, and rows of `diff`.
 
@@ -29,11 +34,11 @@ def comparison(rows: Iterable[Difference]) -> dict[str, Any]:
             trees.append(_reachable(tree.path))
         return numbers[tree]
 
-    changes = [
+    found = [
         {**shapes.change(row.change), "old": number(row.old), "new": number(row.new)}
         for row in rows
     ]
-    return {"trees": trees, "changes": changes}
+    return {"trees": trees, "changes": found}
 
 
 def _reachable(path: bytes) -> str:

@@ -100,9 +100,11 @@ class _Building:
         return None
 
     def _make(self, number: int, entry: Entry, key: str) -> LayerId:
+        if kind_of(entry) is not LayerKind.DIR:
+            # Before anything is built: who says no has waited for nothing, and nothing is left.
+            trust.require_trusted(self._ctx, self._stack)
         which = f"layer {number + 1} of {len(self._stack.layers)}: {entry.name}"
         if isinstance(entry, stackfile.RunLayer):
-            trust.require_trusted(self._ctx, self._stack)
             layer = self._begin(entry, key, None)
             self._request.audience.tell(which)
             self._run(layer.id, entry)

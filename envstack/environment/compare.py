@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from envstack.overlay.diff import differences
 from envstack.overlay.wanted import absent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from envstack.environment.context import Context
     from envstack.model import Environment
@@ -35,8 +34,8 @@ class Request:
 
 def compare(
     ctx: Context, env: Environment, request: Request, tick: Callable[[], None]
-) -> list[Difference]:
-    """Return what differs, sorted by path; `tick` is called all the time and may raise.
+) -> Generator[Difference, None, None]:
+    """Yield what differs, sorted by path; `tick` is called all the time and may raise.
 
     Raises NotUp, UsageError for a path outside the merged tree, and NotFound for one that is on
     neither side.
@@ -49,8 +48,7 @@ def compare(
             f"there is no {os.fsdecode(missing[0])} on either side",
             "a path is relative to the current directory inside the merged tree, else to its root",
         )
-    with closing(differences(a, b, paths, tick)) as found:
-        return list(found)
+    yield from differences(a, b, paths, tick)
 
 
 def _inside(env: Environment, path: bytes) -> bytes:

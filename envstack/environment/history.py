@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envstack.environment.steps import Step
-from envstack.environment.swap import layer_trees
+from envstack.environment.swap import layer_trees, upper_tree
 from envstack.errors import EnvstackError, NotFound, StateError, UsageError
 from envstack.model import BASE, ChangeType, Counts, LayerKind
-from envstack.overlay.diff import LayerTree, diff
+from envstack.overlay.diff import diff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from envstack.environment.context import Context
     from envstack.model import Chain, Change, Checkpoint, CheckpointId, Environment
+    from envstack.overlay.diff import LayerTree
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _ANCESTOR = re.compile(r"@(?:~(\d{0,9}))?", re.ASCII)
@@ -97,7 +98,7 @@ def log(ctx: Context, env: Environment) -> list[Checkpoint]:
 
 def merged_trees(ctx: Context, env: Environment) -> tuple[LayerTree, ...]:
     """Return the merged tree as `overlay.diff` reads it: the upper on the layers below it."""
-    return (LayerTree(ctx.store.layers.fs(env.upper)), *layer_trees(ctx, env, env.lowers))
+    return (upper_tree(ctx, env), *layer_trees(ctx, env, env.lowers))
 
 
 def trees_of(ctx: Context, env: Environment, rev: str | None) -> tuple[LayerTree, ...]:

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_BY_OVERLAY = frozenset({LayerKind.UPPER, LayerKind.RUN})
+"""The kinds of layers that are written through an overlay of ours, and by nothing else."""
+
 _WORKDIR_ROOM = 1 << 20
 """Bytes: with less, it is want of space that made the kernel mount an overlay read-only."""
 
@@ -165,12 +168,20 @@ def _is_clean(ctx: Context, env: Environment) -> bool:
 def is_dirty(ctx: Context, env: Environment) -> bool:
     """Tell whether the merged tree differs from the chain that its upper stands on."""
     lowers = layer_trees(ctx, env, env.lowers)
-    return differs(lowers, (LayerTree(ctx.store.layers.fs(env.upper)), *lowers))
+    return differs(lowers, (upper_tree(ctx, env), *lowers))
+
+
+def upper_tree(ctx: Context, env: Environment) -> LayerTree:
+    """Return the upper of `env` as `overlay.diff` reads it."""
+    return LayerTree(ctx.store.layers.fs(env.upper), marked_by_type=True)
 
 
 def layer_trees(ctx: Context, env: Environment, chain: Chain) -> tuple[LayerTree, ...]:
     """Return a chain of `env` as `overlay.diff` reads it."""
-    return tuple(LayerTree(path) for path in ctx.trees(env, chain))
+    layers = zip(ctx.store.db.chain(chain), ctx.trees(env, chain), strict=True)
+    return tuple(
+        LayerTree(path, marked_by_type=layer.kind in _BY_OVERLAY) for layer, path in layers
+    )
 
 
 def build(ctx: Context, env: Environment) -> int:

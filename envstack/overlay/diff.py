@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from envstack.errors import Damaged
 from envstack.model import Change, ChangeType, FileKind
-from envstack.overlay import xattrs
+from envstack.overlay import alone, xattrs
 from envstack.overlay.content import same_bytes
 from envstack.overlay.descent import Descent
 from envstack.overlay.marks import visible
@@ -153,7 +153,12 @@ class _Comparison:
             if key.endswith(b"/"):
                 self._place.enter(key[:-1])
                 below = frame.wanted.below(key[:-1])
-                frames.append(self._frame(*frame.below.pop(key), below))
+                sides = frame.below.pop(key)
+                if self._is_listed(sides, below):
+                    yield from self._listed(*sides)
+                    self._place.leave()
+                else:
+                    frames.append(self._frame(*sides, below))
             else:
                 yield from self._entry(frame, key)
 
@@ -168,6 +173,20 @@ class _Comparison:
         keys = list(wanted or {name for tree in there for name in listing(self._place, tree)})
         heapify(keys)
         return _Frame(old, new, keys, wanted)
+
+    def _is_listed(self, sides: tuple[tuple[int, ...], tuple[int, ...]], wanted: Wanted) -> bool:
+        """Whether a listing tells all: one side is shown, and by one layer marked by types."""
+        layers = sides[0] + sides[1]
+        return len(layers) == 1 and self._trees[layers[0]].marked_by_type and not wanted
+
+    def _listed(self, old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Difference]:
+        """Yield all below this place as added or deleted."""
+        (number,) = old + new
+        tree = self._trees[number]
+        change = ChangeType.ADDED if new else ChangeType.DELETED
+        before, after = (None, tree) if new else (tree, None)
+        for path, kind in alone.below(self._place, number, self._tick):
+            yield Difference(Change(path, change, kind), before, after)
 
     def _entry(self, frame: _Frame, name: bytes) -> Iterator[Difference]:
         if frame.wanted.below(name):  # on the way to what is wanted

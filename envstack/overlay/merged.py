@@ -34,6 +34,12 @@ class LayerTree:
 
     path: bytes
     marks: Marks = Marks.TRUSTED
+    marked_by_type: bool = False
+    """Whether all its whiteouts are devices and no entry needs another layer.
+
+    So in what an overlay wrote with `metacopy=off,redirect_dir=nofollow`: the kernel makes no other
+    whiteouts, and stores a user's own attributes of those names escaped, or refuses them.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,11 @@ def path_text(path: bytes) -> str:
 
 
 def _path(path: bytes) -> Json:
-    text = path_text(path)
-    if text.encode() == path:
-        return {"path": text}
-    return {"path": text, "path_b64": base64.b64encode(path).decode("ascii")}
+    try:
+        return {"path": path.decode("utf-8")}
+    except UnicodeDecodeError:
+        exact = base64.b64encode(path).decode("ascii")
+        return {"path": path_text(path), "path_b64": exact}
 
 
 def path_bytes(row: Json) -> bytes:
@@ -60,7 +61,9 @@ def counts(value: Counts | None) -> Json | None:
 
 def change(value: Change) -> Json:
     """Return one row of `diff`."""
-    return {**_path(value.path), "change": str(value.change), "kind": str(value.kind)}
+    row = _path(value.path)
+    row["change"], row["kind"] = str(value.change), str(value.kind)
+    return row
 
 
 def checkpoint(value: Checkpoint) -> Json:
@@ -148,9 +151,14 @@ def brought(value: Brought, state: Status) -> Json:
 
 
 def terms(value: Terms) -> Json:
-    """Return the answer to `trust`: what a stack file may run from now on."""
+    """Return what a stack file would run: the answer to `trust`, and what an error adds."""
     commands = [{"layer": layer, "run": command} for layer, command in value.commands]
-    return {"stack": os.fsdecode(value.stack_path), "digest": value.digest, "commands": commands}
+    return {
+        "stack": os.fsdecode(value.stack_path),
+        "digest": value.digest,
+        "commands": commands,
+        "env": value.env,
+    }
 
 
 def trusted(value: Trusted) -> Json:
@@ -186,6 +194,9 @@ def error(value: EnvstackError) -> Json:
     """Return `{kind, message, hint}` and what the error adds, as `--json` prints it."""
     shape: Json = {"kind": value.kind, "message": value.message, "hint": value.hint}
     shape.update(value.details())
+    asked = getattr(value, "terms", None)
+    if asked is not None:
+        shape.update(terms(asked))
     holders = getattr(value, "holders", ())
     if holders:
         shape["holders"] = [holder(row) for row in holders]

@@ -97,7 +97,7 @@ def test_a_walk_ends_when_nobody_waits_for_it(changed: Engine) -> None:
         raise Cancelled("nobody waits")
 
     with pytest.raises(Cancelled):
-        compare.compare(ctx, env, compare.Request(), gone)
+        list(compare.compare(ctx, env, compare.Request(), gone))
     with pytest.raises(Cancelled):
         rollback.preview(ctx, env, "@", gone)
 

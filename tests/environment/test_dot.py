@@ -172,6 +172,8 @@ class TestWithoutFileHandles:
     def test_a_restart_finds_the_project_by_a_copy_of_the_mount(
         self, dot: Engine, before: Tree
     ) -> None:
+        if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 15):
+            pytest.skip("Linux before 6.15 takes no layer on a copy of a mount: refused, see below")
         dot.up()
         sealed = {"base": before, **live(dot)}
         dot.stop()

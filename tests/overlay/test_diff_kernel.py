@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envstack.errors import Unsupported
-from envstack.overlay.diff import LayerTree, diff, differs
+from envstack.overlay.diff import LayerTree, diff, differences, differs
 from tests.support import trees
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
+OURS = "redirect_dir=nofollow,index=off,metacopy=off"
+
 
 class Chain:
     """A chain of layers that can be mounted with a fresh upper, again and again."""
@@ -38,6 +40,7 @@ class Chain:
         self.merged = ground / "merged"
         self.merged.mkdir()
         self.layers: list[Path] = []
+        self._written: set[Path] = set()
 
     def lower(self, fill: Act) -> None:
         """Put a layer on top that is written by hand."""
@@ -54,6 +57,7 @@ class Chain:
         self._take_root_of(self.layers[0], upper)
         options += f",lowerdir={lowers},upperdir={upper.name},workdir={work.name}"
         self.layers.insert(0, upper)
+        self._written.add(upper)
         with self._overlay(options):
             yield self.merged
 
@@ -75,6 +79,13 @@ class Chain:
 
     def now(self) -> list[LayerTree]:
         return [LayerTree(os.fsencode(layer)) for layer in self.layers]
+
+    def now_by_type(self) -> list[LayerTree]:
+        """The same, but what was written through a mount may be told by types."""
+        return [
+            LayerTree(os.fsencode(layer), marked_by_type=layer in self._written)
+            for layer in self.layers
+        ]
 
     def _fresh(self, kind: str = "layer") -> Path:
         layer = self.ground / f"{kind}{len(self.layers)}"
@@ -401,6 +412,20 @@ def test_a_mount_upon_a_directory_of_a_layer_is_no_part_of_it(chain: Chain) -> N
             subprocess.run(["umount", point], check=True)
 
 
+def test_a_mount_upon_a_directory_that_an_overlay_wrote_is_no_part_of_it(chain: Chain) -> None:
+    chain.lower(base)
+    with chain.mounted(OURS) as tree:
+        (tree / "new/point").mkdir(parents=True)
+    upper, bottom = chain.now_by_type()
+    point = chain.layers[0] / "new/point"
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(point)], check=True)
+    try:
+        (point / "inside").touch()
+        assert [path for path, _, _ in found([bottom], [upper, bottom])] == [b"new", b"new/point"]
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
 NAMES = st.sampled_from(["a", "b", "a-"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 DATA = st.sampled_from(["", "1", "2", "33"])
@@ -513,3 +538,107 @@ def test_any_history_is_told_between_any_two_of_its_points(
                     assert_judged(a, before, *looks[-1])
     finally:
         trees.remove(history.ground)
+
+
+ODD = st.sampled_from(["a", "b", "a-", os.fsdecode(b"\xff")])
+SPECIAL = st.sampled_from([stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
+ODD_PATHS = st.lists(ODD, min_size=1, max_size=3).map("/".join)
+FOREIGN = st.sampled_from(["opaque", "whiteout", "redirect", "metacopy"]).map(
+    "trusted.overlay.{}".format
+)
+
+
+def make_special(tree: Path, path: str, kind: int, device: int) -> None:
+    os.mknod(tree / path, kind | 0o600, device)
+
+
+def make_below(tree: Path, path: str, child: str, data: str) -> None:
+    (tree / path).mkdir(parents=True, exist_ok=True)
+    write(tree, f"{path}/{child}", data)
+
+
+def furnish(tree: Path) -> None:
+    """Fill directories, so that there is something to remove."""
+    for path in ("a", "b", "a/b", "a/a-", "b/a"):
+        for child in ("file", os.fsdecode(b"\xff")):
+            make_below(tree, path, child, "1")
+
+
+ODD_OPERATIONS = st.one_of(
+    OPERATIONS,
+    st.tuples(st.just(make_special), ODD_PATHS, SPECIAL, st.sampled_from([0, NULL])),
+    st.tuples(st.just(make_below), ODD_PATHS, ODD, DATA),
+    st.tuples(st.just(replace_by_directory), ODD_PATHS, ODD),
+    st.tuples(st.just(remove), ODD_PATHS),
+    st.tuples(st.just(attribute), ODD_PATHS, FOREIGN, st.sampled_from(["", "y", "x"])),
+)
+
+
+def rows(a: Sequence[LayerTree], b: Sequence[LayerTree]) -> list[tuple[object, ...]]:
+    return [
+        (row.change, row.old and row.old.path, row.new and row.new.path)
+        for row in differences(a, b)
+    ]
+
+
+def chains(layers: list[LayerTree]) -> list[list[LayerTree]]:
+    """Every point of the history of `layers`, and each without one layer that was changed since."""
+    points = [layers[at:] for at in range(len(layers))]
+    return points + [
+        point[:out] + point[out + 1 :] for point in points for out in range(1, len(point))
+    ]
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(rounds=st.lists(st.lists(ODD_OPERATIONS, max_size=12), min_size=2, max_size=3))
+def test_types_tell_of_what_an_overlay_wrote_all_that_a_look_at_each_entry_does(
+    chain: Chain, rounds: list[list[tuple[object, ...]]]
+) -> None:
+    """Left out, a layer uncovers whiteouts of nothing, as a directory by reference may."""
+    history = Chain(chain.ground / "history")
+    try:
+        history.lower(base)
+        with history.mounted(OURS) as tree:
+            furnish(tree)
+        for operations in rounds:
+            with history.mounted(OURS) as tree:
+                for operation in operations:
+                    perform(tree, operation)
+        by_look, by_type = chains(history.now()), chains(history.now_by_type())
+        for a, typed_a in zip(by_look, by_type, strict=True):
+            for b, typed_b in zip(by_look, by_type, strict=True):
+                assert rows(a, b) == rows(typed_a, typed_b)
+    finally:
+        trees.remove(history.ground)
+
+
+def test_a_device_of_nothing_below_a_directory_of_one_layer_is_no_change(chain: Chain) -> None:
+    """The layer that held the deleted file is gone from the chain."""
+    chain.lower(base)
+    chain.lower(lambda layer: (layer / "new/deep").mkdir(parents=True))
+    for name in ("new/file", "new/deep/file"):
+        (chain.layers[0] / name).touch()
+    with chain.mounted(OURS) as tree:
+        (tree / "new/file").unlink()
+        (tree / "new/deep/file").unlink()
+        os.mknod(tree / "new/deep/null", stat.S_IFCHR, NULL)
+        os.mkfifo(tree / "new/deep/pipe")
+        listen(tree / "new/deep/socket")
+        (tree / "new/deep/link").symlink_to("..")
+        (tree / "new/deep-er").touch()
+    upper, _, bottom = chain.now_by_type()
+    assert stat.S_ISCHR(os.lstat(upper.path + b"/new/file").st_mode)
+    assert found([bottom], [upper, bottom]) == [
+        (b"new", "added", "dir"),
+        (b"new/deep", "added", "dir"),
+        (b"new/deep-er", "added", "file"),
+        (b"new/deep/link", "added", "symlink"),
+        (b"new/deep/null", "added", "other"),
+        (b"new/deep/pipe", "added", "other"),
+        (b"new/deep/socket", "added", "other"),
+    ]

@@ -6,7 +6,7 @@ import os
 import resource
 import stat
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -204,13 +204,14 @@ def test_trees_beyond_path_max_and_the_recursion_limit_are_walked_with_few_descr
     (top / "d/d/z").write_text("changed")
     before = len(os.listdir("/proc/self/fd"))
     assert paths([tree(bottom)], [tree(top)]) == [b"d/d/z"]
-    counted = 0
-    last = b""
-    for change in diff([tree(empty)], [tree(top)]):
-        assert change.change is ChangeType.ADDED
-        assert change.path > last
-        counted, last = counted + 1, change.path
-    assert counted == depth * 3
+    for shown in (tree(top), LayerTree(os.fsencode(top), marked_by_type=True)):
+        counted = 0
+        last = b""
+        for change in diff([tree(empty)], [shown]):
+            assert change.change is ChangeType.ADDED
+            assert change.path > last
+            counted, last = counted + 1, change.path
+        assert counted == depth * 3
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -300,8 +301,10 @@ def test_a_live_upper_that_is_churned_never_breaks_a_diff(layer: Callable[[str],
     if pid == 0:
         churn(top)
     try:
+        typed = LayerTree(os.fsencode(top), marked_by_type=True)
         for _ in range(200):
             assert b"stays/file" in paths([tree(bottom)], [tree(top), tree(bottom)])
+            assert b"stays/file" in paths([tree(bottom)], [typed, tree(bottom)])
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
@@ -369,3 +372,44 @@ def test_devices_are_told_apart_by_their_numbers(layer: Callable[[str], Path]) -
 def test_a_layer_that_is_not_there_is_damage(layer: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="missing"):
         list(diff([tree(layer("there"))], [tree(tmp_path / "missing")]))
+
+
+def test_below_a_directory_of_one_layer_marked_by_types_no_entry_is_looked_at(
+    layer: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bottom, top = layer("bottom"), layer("top")
+    dig(top, 3)
+    looked: list[bytes] = []
+    look = os.stat
+
+    def see(name: bytes, **how: Any) -> os.stat_result:
+        looked.append(name)
+        return look(name, **how)
+
+    monkeypatch.setattr(os, "stat", see)
+    typed = LayerTree(os.fsencode(top), marked_by_type=True)
+    expected = [b"a", b"d", b"d/a", b"d/d", b"d/d/a", b"d/d/d", b"d/d/z", b"d/z", b"z"]
+    assert paths([tree(bottom)], [typed, tree(bottom)]) == expected
+    assert set(looked) == {b".", b"a", b"d", b"z"}, "those beside what the other side might show"
+
+
+def test_names_are_told_and_given_up_one_by_one_without_a_look(
+    layer: Callable[[str], Path],
+) -> None:
+    empty, top = layer("empty"), layer("top")
+    dig(top, 3)
+    ticks: list[None] = []
+
+    class GivenUpError(Exception):
+        pass
+
+    def tick() -> None:
+        ticks.append(None)
+        if len(ticks) == 9:
+            raise GivenUpError
+
+    typed = LayerTree(os.fsencode(top), marked_by_type=True)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(GivenUpError):
+        list(diff([tree(empty)], [typed], tick))
+    assert len(os.listdir("/proc/self/fd")) == before
