@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import replace
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from envstack.model import Checkpoint, CheckpointId
     from envstack.stackfile import StackFile
 
+_log = logging.getLogger(__name__)
+
 _SAVED = "saved before the layers were built anew"
 
 
@@ -87,6 +90,7 @@ def _bring(ctx: Context, known: Environment | None, stack: StackFile, request: R
         undo.pop_all()
     ctx.defer(partial(make_spare, ctx, env))
     env = replace(env, wanted=True)
+    _discard_obsolete(ctx, env)
     return Brought(env, outdated(ctx, env, stack), saved)
 
 
@@ -168,14 +172,17 @@ def _undo(ctx: Context, env_id: EnvId, known: Environment | None) -> None:
 def _discard_obsolete(ctx: Context, env: Environment) -> None:
     """Let the layers of stack files go that neither the environment nor its history needs.
 
-    Killed before that, the next `up` finds them, or a later start deletes them.
+    Killed before that, or on a full disk, the next `up` does so, or a later start.
     """
     needed = {*env.base, *env.lowers, *ctx.store.db.history()}
     for layer in ctx.store.db.layers(env.id):
         if layer.key is not None and layer.id not in needed:
-            # Now, because an `up` takes what is sealed.
-            ctx.store.db.set_layer_state(layer.id, LayerState.DISCARDED)
-            ctx.defer(partial(discard, ctx, layer.id))
+            try:  # now, because an `up` takes what is sealed
+                ctx.store.db.set_layer_state(layer.id, LayerState.DISCARDED)
+            except EnvstackError as error:
+                _log.warning("layer %s, which nobody needs, stays for now: %s", layer.id, error)
+            else:
+                ctx.defer(partial(discard, ctx, layer.id))
 
 
 def _mount(ctx: Context, known: Environment | None, env: Environment) -> CheckpointId | None:
@@ -197,7 +204,6 @@ def _mount(ctx: Context, known: Environment | None, env: Environment) -> Checkpo
         back.callback(take_off, ctx, after)
         commit(ctx, env, transition)
         back.pop_all()
-    _discard_obsolete(ctx, env)
     if replaced and saved:
         ctx.defer(partial(seal_again, ctx, replaced.upper))
         ctx.defer(partial(make_durable, ctx))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from envstack.environment.steps import Step
+from envstack.errors import EnvstackError
+from envstack.model import LayerState
 from envstack.store.database import Database
 from tests.environment.harness import Bystander, Engine, refused
 from tests.environment.test_settling import full_disk
@@ -17,6 +19,8 @@ from tests.environment.test_settling import full_disk
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from envstack.model import LayerId
 
 pytestmark = pytest.mark.kernel
 
@@ -112,3 +116,31 @@ def test_a_rebuild_strands_nobody_on_a_mount_that_was_taken_away(
     engine.up(rebuild="")
     engine.rollback(engine.log()[0]["id"])
     assert (engine.merged / "late").read_text() == "late"
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_disk_that_fills_up_behind_a_rebuild_takes_nothing_from_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, is_up: bool
+) -> None:
+    engine.declare({"layers": [{"name": "base", "dir": "base", "copy": True}]})
+    engine.up(rebuild="")
+    if not is_up:
+        engine.down()
+    set_state = Database.set_layer_state
+
+    def set_layer_state(self: Database, layer: LayerId, state: LayerState) -> None:
+        if state is LayerState.DISCARDED:
+            raise EnvstackError("full")
+        set_state(self, layer, state)
+
+    with monkeypatch.context() as full:
+        full.setattr(Database, "set_layer_state", set_layer_state)
+        full.setattr(Database, "is_short_of_space", True)
+        engine.up(rebuild="")
+        engine.settle()
+    assert sorted(os.listdir(engine.merged)) == ["dir", "known"]
+    engine.down()
+    engine.up()
+    engine.settle()
+    kinds = [layer.kind for layer in engine.context.store.db.layers()]
+    assert sorted(kinds) == ["copy", "upper", "upper"], "the next up lets go of what is spent"
