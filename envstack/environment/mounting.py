@@ -16,13 +16,11 @@ from envstack.linux.mountinfo import read_mounts, stack_at, topmost_at
 from envstack.model import LayerState
 from envstack.overlay import mount as overlay
 from envstack.overlay.root import is_dressed
+from envstack.sources.fingerprint import PRIVATE
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
     from envstack.model import Chain, Environment
-
-_PRIVATE = b".envstack"
-"""The directory in a project that is ours, hidden from git by a `.gitignore` of its own."""
 
 _SHOWN = 3
 
@@ -232,7 +230,7 @@ def make_mount_point(env: Environment) -> None:
             f"the mount point {os.fsdecode(env.mount)} cannot be made: {error.strerror}",
             "choose another `mount`",
         ) from error
-    private = os.path.join(env.project, _PRIVATE)
+    private = os.path.join(env.project, PRIVATE)
     if env.mount != private and is_within(env.mount, private):
         ignore = os.path.join(private, b".gitignore")
         with suppress(FileExistsError):
@@ -259,7 +257,7 @@ def _open_to_all(path: bytes, mode: int, like: bytes) -> None:
 
 def remove_mount_point(env: Environment) -> None:
     """Remove what `make_mount_point` made, as far as nothing else lies there."""
-    private = os.path.join(env.project, _PRIVATE)
+    private = os.path.join(env.project, PRIVATE)
     if not is_within(env.mount, private):
         return
     with suppress(OSError):

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PRIVATE = b".envstack"
-"""The directory of a project that is envstack's own, and no part of the layer."""
+"""The directory of a project that is envstack's own, and no part of the layer.
+
+It is hidden from git by a `.gitignore` of its own.
+"""
 
 _ENTRY = struct.Struct("<IIIQQqHH")
 """Mode, owner, group, size, device, mtime in ns, and how long name and target are."""
