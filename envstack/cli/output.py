@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from envstack.cli.progress import ProgressLine
-from envstack.cli.text import coloured, commands, escaped, holders, uncoloured
+from envstack.cli.text import coloured, escaped, holders, terms, uncoloured
 from envstack.errors import EnvstackError, StackFileError
 from envstack.rpc.messages import Output as CommandOutput
 
@@ -150,7 +150,7 @@ class Output:
         if shape.get("holders"):
             yield from holders(shape["holders"], paint)
         if shape.get("commands"):
-            yield from commands(shape["commands"], paint)
+            yield from terms(shape, paint)
         yield from shape.get("traceback", "").splitlines()
 
     def _complain(self, text: str) -> None:

@@ -8,13 +8,15 @@ import typer
 
 from envstack.cli import calls, place, text
 from envstack.cli.command import Json, begin
-from envstack.errors import NotFound, NotUp, StateError, Unsupported
+from envstack.errors import EnvstackError, NotFound, NotUp, StateError, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from envstack.cli.output import Output
     from envstack.cli.text import Paint
+
+_NOTHING_TO_SHOW = (NotFound.exit_code, StateError.exit_code, Unsupported.exit_code)
 
 _Drift = Annotated[bool, typer.Option("--drift", help="Look whether directories below it changed.")]
 _Short = Annotated[bool, typer.Option("--short", help="One line, for a prompt.")]
@@ -52,7 +54,9 @@ def _show_short(out: Output) -> None:
     try:
         answer = calls.ask(out, place.here(), "env.glance")
         _require_up(answer)
-    except (NotFound, StateError, Unsupported) as error:
+    except EnvstackError as error:  # of this program, or what the daemon answered
+        if error.exit_code not in _NOTHING_TO_SHOW:
+            raise
         raise typer.Exit(error.exit_code) from None
     out.show(answer, [_prompt(answer, out.paint)])
 
