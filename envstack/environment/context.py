@@ -190,9 +190,9 @@ def _hidden(own: Mount, mounts: Sequence[Mount]) -> StateError:
 
 
 def _cover(place: bytes, over: Mount, way_out: str) -> StateError:
-    """Return the error for `over`, which hides `place`; nobody but its daemon takes off an overlay.
+    """Return the error for `over`, which hides `place`.
 
-    (That one would put it back.)
+    `way_out` is for what a user mounted: a tree of another store would be put back by its daemon.
     """
     what = os.fsdecode(over.source)
     if over.source.startswith(SOURCE):
