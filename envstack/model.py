@@ -300,13 +300,15 @@ class Status:
 class Brought:
     """The answer to `up`.
 
-    `outdated` are the layers that are made from something else than what is there now; `saved` is
-    the checkpoint that keeps what was not sealed, where a fresh upper was put on new layers.
+    `outdated` are the layers that are made from something else than what is there now. Where a
+    fresh upper was put on new layers, `left` was the head before, and `saved` is the checkpoint
+    that keeps what was not sealed.
     """
 
     env: Environment
     outdated: tuple[str, ...] = ()
     saved: CheckpointId | None = None
+    left: CheckpointId | None = None
 
 
 @dataclass(frozen=True, slots=True)

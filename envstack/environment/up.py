@@ -91,7 +91,8 @@ def _bring(ctx: Context, known: Environment | None, stack: StackFile, request: R
     ctx.defer(partial(make_spare, ctx, env))
     env = replace(env, wanted=True)
     _discard_obsolete(ctx, env)
-    return Brought(env, outdated(ctx, env, stack), saved)
+    left = known.head if known is not None and env.head is None else None
+    return Brought(env, outdated(ctx, env, stack), saved, left)
 
 
 def _wants_layers(
@@ -134,7 +135,7 @@ def _rebuild(ctx: Context, env: Environment, stack: StackFile, request: Request)
         undo.pop_all()
     drift.remounted(ctx, after)
     _discard_obsolete(ctx, after)
-    return Brought(after, (), done.checkpoint.id if done.checkpoint else None)
+    return Brought(after, (), done.checkpoint.id if done.checkpoint else None, env.head)
 
 
 def _on(base: tuple[LayerId, ...], env: Environment, upper: LayerId) -> Environment:

@@ -147,7 +147,8 @@ def relaid(value: Relaid) -> Json:
 
 def brought(value: Brought, state: Status) -> Json:
     """Return the answer to `up`: `status`, and what became of the layers."""
-    return {**status(state), "outdated": list(value.outdated), "saved": value.saved}
+    layers = {"outdated": list(value.outdated), "saved": value.saved, "left": value.left}
+    return {**status(state), **layers}
 
 
 def terms(value: Terms) -> Json:

@@ -117,6 +117,11 @@ def test_up_tells_what_is_outdated_and_what_was_saved(cli: Cli, daemon: FakeDaem
     assert "envstack rollback 01234567" in lines[2]
 
 
+def test_a_rebuild_tells_the_way_back(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.up"] = brought(left="0123456789abcdef")
+    assert "envstack rollback 01234567" in cli("up", "--rebuild").out
+
+
 def test_trust_names_what_may_run_from_now_on(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
     rows = [{"layer": layer, "run": command} for layer, command in COMMANDS]
     answer = {"stack": "/p/envstack.yaml", "digest": "abcd", "commands": rows, "env": ENV}

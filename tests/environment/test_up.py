@@ -34,7 +34,7 @@ def below(engine: Engine) -> trees.Tree:
 def test_up_answers_with_what_is_there_and_is_idempotent(engine: Engine) -> None:
     with nothing_changes(engine):
         answer = engine.up()
-    assert answer == {**engine.status(), "outdated": [], "saved": None}
+    assert answer == {**engine.status(), "outdated": [], "saved": None, "left": None}
     assert answer["name"] == "sandbox"
     assert answer["project"] == str(engine.project)
     assert answer["mount"] == str(engine.merged)
