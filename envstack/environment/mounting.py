@@ -13,6 +13,7 @@ from envstack.environment.steps import Step
 from envstack.environment.swap import build, dress_root, prepare_upper
 from envstack.errors import Damaged, StateError, Unsupported
 from envstack.linux.mountinfo import read_mounts, stack_at, topmost_at
+from envstack.linux.syscalls import mount_id
 from envstack.model import LayerState
 from envstack.overlay import mount as overlay
 from envstack.overlay.root import is_dressed
@@ -72,7 +73,6 @@ def _attach(ctx: Context, env: Environment, new: int) -> None:
 
 def prepare_mount_point(ctx: Context, env: Environment) -> None:
     """Make the mount point if it is missing. Raises StateError where it cannot serve."""
-    _require_project(env)
     _require_bare(ctx, env)
     _check_mount_point(ctx, env)
     make_mount_point(env)
@@ -125,11 +125,10 @@ def put_back(ctx: Context, env: Environment) -> None:
     Raises StateError where something else is mounted there, or it is reached by a link by now: the
     mount would then be at another path, out of our sight.
     """
-    _require_project(env)
     _require_bare(ctx, env)
     _require_no_link(env)
     make_mount_point(env)
-    _require_bare(env)  # once more: a project that was moved may have come back with its mount
+    _require_bare(ctx, env)  # once more: a project that was moved may have come back with its mount
     kept = ctx.kept[env.id]
     overlay.attach(kept, env.mount)
     try:
@@ -138,16 +137,17 @@ def put_back(ctx: Context, env: Environment) -> None:
     except OSError:
         ctx.release(env.id)  # it is attached, and can be taken over
         raise
+    if _stands_on_its_like(kept):
+        overlay.detach(kept)
     os.close(kept)
 
 
-def _require_project(env: Environment) -> None:
-    """Raise StateError without a project directory: it may be on a disk that is not mounted now.
-
-    Asked before the mount table, for one that is moved back meanwhile brings its mount.
-    """
-    if not os.path.isdir(env.project):
-        raise StateError(f"the project {os.fsdecode(env.project)} is gone", "put it back")
+def _stands_on_its_like(mount: int) -> bool:
+    """Tell whether an attached mount covers one of the same tree, which came back just now."""
+    mounts = {each.id: each for each in read_mounts()}
+    own = mounts.get(mount_id(b"", dir_fd=mount))
+    below = mounts.get(own.parent) if own else None
+    return own is not None and below is not None and below.source == own.source
 
 
 def _require_bare(ctx: Context, env: Environment) -> None:
@@ -245,7 +245,12 @@ def _require_no_link(env: Environment) -> None:
 
 
 def make_mount_point(env: Environment) -> None:
-    """Make the mount point if it is missing; within `.envstack`, hide that from git too."""
+    """Make the mount point if it is missing; within `.envstack`, hide that from git too.
+
+    Raises StateError without a project directory: it may be on a disk that is not mounted now.
+    """
+    if not os.path.isdir(env.project):
+        raise StateError(f"the project {os.fsdecode(env.project)} is gone", "put it back")
     try:
         _make_directories(env.mount, like=env.project)
     except OSError as error:

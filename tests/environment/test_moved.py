@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
+from envstack.environment import mounting
 from envstack.environment.steps import Step
 from envstack.linux.mountinfo import read_mounts
+from envstack.overlay import mount as overlay
 from tests.environment.harness import Engine, mounts_at, refused
-from tests.support import trees
+from tests.support import trees, waiting
 from tests.support.edits import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from envstack.model import Environment
     from tests.environment.harness import Bystander
 
     Make = Callable[..., Engine]
@@ -213,3 +217,31 @@ def test_what_is_mounted_elsewhere_at_that_moment_has_nothing_attached_twice(
             run("mount", "-t", "tmpfs", "event", elsewhere)
             run("umount", elsewhere)
         assert len(mounts_at(engine.merged)) == 1
+
+
+def test_a_project_that_comes_back_in_the_last_instant_has_one_mount(
+    engine: Engine, run: Run, directory: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, away = directory(), engine.project.with_name(engine.project.name + "away")
+    make, attach, done = mounting.make_mount_point, overlay.attach, threading.Event()
+
+    def there_for_a_moment(env: Environment) -> None:
+        os.rename(away, engine.project)
+        make(env)
+        os.rename(engine.project, away)
+
+    def back(mount: int, point: bytes) -> None:
+        os.rename(away, engine.project)
+        attach(mount, point)
+        done.set()
+
+    monkeypatch.setattr(mounting, "make_mount_point", there_for_a_moment)
+    monkeypatch.setattr(overlay, "attach", back)
+    os.rename(engine.project, away)
+    run("mount", "-t", "tmpfs", "event", elsewhere)
+    assert done.wait(20)
+    monkeypatch.undo()
+    run("umount", elsewhere)
+    waiting.until(lambda: len(mounts_at(engine.merged)) == 1, "one mount")
+    engine.write("file")
+    assert engine.checkpoint()["id"]
