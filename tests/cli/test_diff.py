@@ -99,6 +99,20 @@ def test_a_patch_is_exact_bytes_where_a_program_reads(
     assert row["patch_b64"]
 
 
+def test_how_many_files_a_patch_cannot_carry_is_told(
+    cli: Cli, daemon: FakeDaemon, sides: tuple[Path, Path]
+) -> None:
+    (sides[1] / "text").write_text("1\n")
+    compare(daemon, sides)
+    assert cli("diff", "--patch").err == ""
+    (sides[1] / "large").write_text("1\n" * (1 << 20))
+    (sides[0] / "zeros").write_bytes(b"\0")
+    compare(daemon, sides)
+    done = cli("diff", "--patch")
+    assert (done.code, done.err) == (0, "not in the patch: 2 files, binary or over 1 MiB\n")
+    assert len(cli("diff", "--patch", "--json").document) == 3
+
+
 def test_a_patch_harms_no_terminal(cli: Cli, daemon: FakeDaemon, sides: tuple[Path, Path]) -> None:
     (sides[1] / "f").write_bytes(b"\ta\xff\x1b[2J\r\n")
     compare(daemon, sides)
