@@ -54,6 +54,11 @@ def in_merged_tree(paths: Sequence[str]) -> list[str]:
     ]
 
 
+def is_in_merged_tree() -> bool:
+    """Tell whether the current directory lies in a merged tree: its environment is meant."""
+    return bool(_inside(current_directory()))
+
+
 def _inside(directory: bytes) -> bytes:
     """Return where in a merged tree the current directory lies, empty outside of one.
 

@@ -43,10 +43,14 @@ def init(ctx: typer.Context, json: Json = False) -> None:
     if not _create(path, template(default_name(project))):
         raise StateError(f"there is already {os.fsdecode(path)}", "envstack validate")
     shown, beside = os.fsdecode(path), os.fsdecode(schema_path)
-    out.show(
-        {"path": shown, "schema": beside},
-        [f"wrote {text.name(shown)}, and {SCHEMA_FILE} for editors", "next: envstack up"],
-    )
+    wrote = f"wrote {text.name(shown)}, and {SCHEMA_FILE} for editors"
+    out.show({"path": shown, "schema": beside}, [wrote, _next_step(place.is_in_merged_tree())])
+
+
+def _next_step(is_in_merged_tree: bool) -> str:
+    if is_in_merged_tree:
+        return "in here envstack up means the environment around it, not this stack file"
+    return "next: envstack up"
 
 
 def _create(path: bytes, content: str) -> bool:

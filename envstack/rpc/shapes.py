@@ -47,9 +47,9 @@ def _path(path: bytes) -> Json:
 
 
 def path_bytes(row: Json) -> bytes:
-    """Return the exact path of a row."""
+    """Return the exact path of a row, in whatever encoding this process names files."""
     exact = row.get("path_b64")
-    return base64.b64decode(exact) if exact else os.fsencode(row["path"])
+    return base64.b64decode(exact) if exact else str(row["path"]).encode()
 
 
 def counts(value: Counts | None) -> Json | None:
@@ -113,6 +113,7 @@ def status(value: Status) -> Json:
             {"name": layer.name, "id": layer.id, "kind": str(layer.kind)} for layer in value.layers
         ],
         "upper": env.upper,
+        "dirty": value.dirty,
         "cursor": None,
         "holders": [holder(row) for row in value.holders],
         "left_below": [holder(row) for row in value.left_below],

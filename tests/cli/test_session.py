@@ -90,6 +90,9 @@ def test_commands_inside_the_merged_tree_hold_nothing_themselves(session: Cli) -
     assert session("checkpoint").code == 0
     assert session("rollback", "base").code == 0
     assert session("up", "--json").document["stack"] == str(project / "envstack.yaml")
+    (session.cwd / "below").mkdir()
+    session.cwd = session.cwd / "below"
+    assert "means the environment around it" in session("init").out
     session.cwd = project
 
 
