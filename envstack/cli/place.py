@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from envstack.errors import EnvstackError, NotFound, StateError
 from envstack.linux.mountinfo import read_mounts, stack_at
+from envstack.rpc.shapes import told_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -95,7 +96,7 @@ def known_by(path: str) -> Target:
 @contextmanager
 def below(row: dict[str, Any]) -> Iterator[bytes]:
     """Yield how the stack file's directory is reached, which `row`, a status, may lie over."""
-    project, point = os.path.dirname(os.fsencode(row["stack"])), os.fsencode(row["mount"])
+    project, point = os.path.dirname(told_bytes(row["stack"])), told_bytes(row["mount"])
     mounts = stack_at(read_mounts(), point) if project == point else []
     if not mounts:
         yield project
@@ -115,7 +116,7 @@ def shows_its_stack_file(row: dict[str, Any]) -> bool:
         return True
     import filecmp
 
-    shown = os.fsencode(row["stack"])
+    shown = told_bytes(row["stack"])
     with below(row) as project:
         counts = os.path.join(project, os.path.basename(shown))
         try:

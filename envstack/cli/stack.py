@@ -13,6 +13,7 @@ import typer
 from envstack.cli import calls, place, text
 from envstack.cli.command import Json, begin
 from envstack.errors import EnvstackError, StateError
+from envstack.rpc.shapes import told_bytes
 
 if TYPE_CHECKING:
     from envstack.stackfile import StackFile
@@ -114,7 +115,7 @@ def validate(ctx: typer.Context, stackfile: _StackFile = None, json: Json = Fals
         with calls.running() as client:
             row = calls.call(out, client, "env.status", **target)
         with place.below(row) as project:
-            checked = load(os.fsencode(row["stack"]), project)
+            checked = load(told_bytes(row["stack"]), project)
     names = ", ".join(text.escaped(layer.name) for layer in checked.layers)
     summary = f"{text.number_of(len(checked.layers), 'layer')}: {names}"
     out.show(

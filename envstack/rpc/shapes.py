@@ -47,9 +47,14 @@ def _path(path: bytes) -> Json:
 
 
 def path_bytes(row: Json) -> bytes:
-    """Return the exact path of a row, in whatever encoding this process names files."""
+    """Return the exact path of a row."""
     exact = row.get("path_b64")
-    return base64.b64decode(exact) if exact else str(row["path"]).encode()
+    return base64.b64decode(exact) if exact else told_bytes(row["path"])
+
+
+def told_bytes(path: str) -> bytes:
+    """Return the bytes of a path that the daemon told as text, in whatever locale both are."""
+    return path.encode("utf-8", "surrogateescape")
 
 
 def counts(value: Counts | None) -> Json | None:
