@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from envstack.model import Holder
+    from envstack.model import Holder, Terms
 
 
 class EnvstackError(Exception):
@@ -86,26 +86,13 @@ class Held(StateError):
 
 
 class Untrusted(StateError):
-    """A stack file would run `commands`, (layer, command) each; `digest` stands for them all."""
+    """A stack file would run commands that nobody has said yes to; `terms` says what."""
 
     kind = "untrusted"
 
-    def __init__(
-        self,
-        message: str,
-        hint: str,
-        stack: str,
-        digest: str,
-        commands: tuple[tuple[str, str], ...],
-    ) -> None:
+    def __init__(self, message: str, hint: str, terms: Terms) -> None:
         super().__init__(message, hint)
-        self.stack = stack
-        self.digest = digest
-        self.commands = commands
-
-    def details(self) -> dict[str, Any]:
-        rows = [{"layer": layer, "run": command} for layer, command in self.commands]
-        return {"stack": self.stack, "digest": self.digest, "commands": rows}
+        self.terms = terms
 
 
 class CommandFailed(EnvstackError):

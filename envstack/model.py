@@ -284,8 +284,7 @@ class Status:
 
     Unless `dirty`, all changes are sealed; to know whether there are any then takes a diff.
     `left_below` are those who stand in the project below a mount over it: `up` alone looks for
-    them.
-    `drift` are the layers that are known to have changed below the mount; None: never looked.
+    them. `drift` are the layers that are known to have changed below the mount; None: never looked.
     """
 
     env: Environment
@@ -303,21 +302,27 @@ class Status:
 class Brought:
     """The answer to `up`.
 
-    `outdated` are the layers that are made from something else than what is there now; `saved` is
-    the checkpoint that keeps what was not sealed, where a fresh upper was put on new layers.
+    `outdated` are the layers that are made from something else than what is there now. Where a
+    fresh upper was put on new layers, `left` was the head before, and `saved` is the checkpoint
+    that keeps what was not sealed.
     """
 
     env: Environment
     outdated: tuple[str, ...] = ()
     saved: CheckpointId | None = None
+    left: CheckpointId | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a stack file would run: the layers' names with their commands, and their digest."""
+    """What a stack file would run: the layers' names with their commands, and with which `env`.
+
+    `digest` stands for all of it: whoever says yes to that has seen this.
+    """
 
     stack_path: bytes
     commands: tuple[tuple[str, str], ...]
+    env: dict[str, str]
     digest: str
 
 

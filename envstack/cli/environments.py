@@ -84,6 +84,9 @@ def _up_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["saved"]:
         saved = row["saved"][: text.ID_SHOWN]
         yield f"what was not sealed is kept as {saved} (envstack rollback {saved})"
+    elif row["left"]:
+        left = row["left"][: text.ID_SHOWN]
+        yield f"it begins anew; what was there: envstack rollback {left}"
     if row["left_below"]:
         yield paint("yellow", "was here before, and still sees the project below the merged tree:")
         yield from text.holders(row["left_below"], paint)

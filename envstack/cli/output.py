@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from envstack.cli.progress import ProgressLine
-from envstack.cli.text import coloured, columns, commands, escaped, holders, uncoloured
+from envstack.cli.text import coloured, columns, escaped, holders, terms, uncoloured
 from envstack.errors import EnvstackError, StackFileError
 from envstack.rpc.messages import Output as CommandOutput
 
@@ -173,7 +173,7 @@ class Output:
         else:
             yield paint("red", "error:") + " " + escaped(shape["message"])
         if shape.get("commands"):  # which may be long, and the hint is to be seen
-            yield from commands(shape["commands"], paint)
+            yield from terms(shape, paint)
         if shape["hint"]:
             yield paint("cyan", "hint:") + " " + escaped(shape["hint"])
         if shape.get("holders"):

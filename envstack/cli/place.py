@@ -10,7 +10,7 @@ import os
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from envstack.errors import EnvstackError, NotFound, StateError
+from envstack.errors import EnvstackError, NotFound, StateError, Unsupported
 from envstack.linux.mountinfo import read_mounts, stack_at
 from envstack.rpc.shapes import told_bytes
 
@@ -111,18 +111,23 @@ def below(row: dict[str, Any]) -> Iterator[bytes]:
 
 
 def shows_its_stack_file(row: dict[str, Any]) -> bool:
-    """Tell whether the stack file's path shows the file that counts, and not a changed copy."""
+    """Tell whether the stack file's path shows the file that counts, and not a changed copy.
+
+    Where this machine cannot show the one below, nothing is said against it.
+    """
     if row["project"] != row["mount"]:
         return True
     import filecmp
 
     shown = told_bytes(row["stack"])
-    with below(row) as project:
-        counts = os.path.join(project, os.path.basename(shown))
-        try:
+    try:
+        with below(row) as project:
+            counts = os.path.join(project, os.path.basename(shown))
             return filecmp.cmp(shown, counts, shallow=False)
-        except OSError:
-            return False
+    except OSError:
+        return False
+    except Unsupported:
+        return True
 
 
 def current_directory() -> bytes:

@@ -8,7 +8,7 @@ import typer
 
 from envstack.cli import calls, place, text
 from envstack.cli.command import Json, begin
-from envstack.errors import NotFound, NotUp, StateError, Unsupported
+from envstack.errors import EnvstackError, NotFound, NotUp, StateError, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from envstack.cli.output import Output
     from envstack.cli.text import Paint
 
-_Drift = Annotated[bool, typer.Option("--drift", help="Look whether directories below it changed.")]
+_NOTHING_TO_SHOW = (NotFound.exit_code, StateError.exit_code, Unsupported.exit_code)
+
 _BEFORE_FACTS = len("  changes  ")
 """Columns before each fact of `status`."""
 
+_Drift = Annotated[bool, typer.Option("--drift", help="Look whether directories below it changed.")]
 _Short = Annotated[bool, typer.Option("--short", help="One line, for a prompt.")]
 
 
@@ -55,7 +57,9 @@ def _show_short(out: Output) -> None:
     try:
         answer = calls.ask(out, place.here(), "env.glance")
         _require_up(answer)
-    except (NotFound, StateError, Unsupported) as error:
+    except EnvstackError as error:  # of this program, or what the daemon answered
+        if error.exit_code not in _NOTHING_TO_SHOW:
+            raise
         raise typer.Exit(error.exit_code) from None
     out.show(answer, [_prompt(answer, out.paint)])
 
@@ -114,9 +118,8 @@ def _changes(row: dict[str, Any], paint: Paint) -> str:
     """Return whether there may be changes that no checkpoint holds; to know takes a diff."""
     if not row["dirty"]:
         return paint("dim", "all sealed")
-    return paint("yellow", "may not be sealed") + (
-        " (envstack diff)" if row["state"] == "up" else ""
-    )
+    where = " (envstack diff)" if row["state"] == "up" else ""
+    return paint("yellow", "may not be sealed") + where
 
 
 def ls(ctx: typer.Context, json: Json = False) -> None:

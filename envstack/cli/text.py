@@ -236,8 +236,11 @@ def holders(rows: Iterable[Json], paint: Paint) -> Iterator[str]:
     return columns([header, *cells])
 
 
-def commands(rows: Iterable[Json], paint: Paint) -> Iterator[str]:
-    """Yield the commands of a stack file, each under the name of its layer."""
-    for row in rows:
-        yield f"  {paint('bold', escaped(row['layer']))}:"
-        yield from (f"    {escaped(line)}" for line in row["run"].rstrip("\n").split("\n"))
+def terms(row: Json, paint: Paint) -> Iterator[str]:
+    """Yield what a stack file would run: each command under its layer, and with which variables."""
+    for command in row["commands"]:
+        yield f"  {paint('bold', escaped(command['layer']))}:"
+        yield from (f"    {escaped(line)}" for line in command["run"].rstrip("\n").split("\n"))
+    if row["env"]:
+        yield f"  {paint('bold', 'with these variables')}:"
+        yield from (f"    {escaped(f'{name}={value}')}" for name, value in row["env"].items())

@@ -76,7 +76,7 @@ def _trusted(out: Output, answer: dict[str, Any]) -> Iterator[str]:
         yield f"{text.name(answer['stack'])} runs no commands"
         return
     yield f"{text.name(answer['stack'])} may run:"
-    yield from text.commands(answer["commands"], out.paint)
+    yield from text.terms(answer, out.paint)
 
 
 def up_with_consent(out: Output, client: Client, **params: Any) -> Any:
@@ -97,7 +97,7 @@ def _ask(out: Output, error: RemoteError) -> None:
     from envstack.client import RemoteError
 
     out.tell(f"{text.name(error.data['stack'])} runs these commands:")
-    for line in text.commands(error.data["commands"], out.paint_errors):
+    for line in text.terms(error.data, out.paint_errors):
         out.tell(line)
     if not out.ask("Run them, now and whenever they are needed?"):
         raise RemoteError(error.message, {**error.data, "commands": []})

@@ -2,8 +2,8 @@
 
 Owns the order of things: locks before the launcher, the launcher before all that a child must not
 have, the socket before recovery (so that clients wait instead of starting daemons of their own),
-recovery before readiness. It ends on SIGTERM and SIGINT,
-on `daemon.stop`, and by itself when it is needed no more; mounts stay as they are.
+recovery before readiness. It ends on SIGTERM and SIGINT, on `daemon.stop`, and by itself when it is
+needed no more; mounts stay as they are.
 """
 
 from __future__ import annotations

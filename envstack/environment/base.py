@@ -75,7 +75,7 @@ class _Building:
         self._chain: Chain = ()
         self._keys: list[str] = []
         self._built: dict[str | None, list[Layer]] = defaultdict(list)
-        for layer in ctx.store.db.built(env.id):
+        for layer in ctx.store.built.of(env.id):
             self._built[layer.key].append(layer)
 
     def run(self) -> Chain:
@@ -83,25 +83,28 @@ class _Building:
         for number, entry in enumerate(self._stack.layers):
             anew = anew or self._request.rebuild in (ALL, entry.name)
             key = key_of(self._ctx, self._env, self._stack, number, self._chain, self._keys)
-            layer = None if anew and kind_of(entry) is not LayerKind.DIR else self._find(key)
+            is_rebuilt = anew and kind_of(entry) is not LayerKind.DIR
+            layer = None if is_rebuilt else self._find(key, entry.name)
             self._chain = (layer or self._make(number, entry, key), *self._chain)
             self._keys.append(key)
         return self._chain
 
-    def _find(self, key: str) -> LayerId | None:
-        """Return a layer of that key that is no part of this base yet."""
+    def _find(self, key: str, name: str) -> LayerId | None:
+        """Return a layer of that key that is no part of this base yet, called `name` from now."""
         while self._built[key]:
             layer = self._built[key].pop()
             store = self._ctx.store
             is_there = layer.kind is LayerKind.DIR or store.layers.exists(layer.id)
-            if is_there and store.db.adopt(layer.id, self._env.id):
+            if is_there and store.built.adopt(layer.id, self._env.id, name):
                 return layer.id
         return None
 
     def _make(self, number: int, entry: Entry, key: str) -> LayerId:
+        if kind_of(entry) is not LayerKind.DIR:
+            # Before anything is built: who says no has waited for nothing, and nothing is left.
+            trust.require_trusted(self._ctx, self._stack)
         which = f"layer {number + 1} of {len(self._stack.layers)}: {entry.name}"
         if isinstance(entry, stackfile.RunLayer):
-            trust.require_trusted(self._ctx, self._stack)
             layer = self._begin(entry, key, None)
             self._request.audience.tell(which)
             self._run(layer.id, entry)

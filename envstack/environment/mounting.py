@@ -16,13 +16,11 @@ from envstack.linux.mountinfo import read_mounts, stack_at, topmost_at
 from envstack.model import LayerState
 from envstack.overlay import mount as overlay
 from envstack.overlay.root import is_dressed
+from envstack.sources.fingerprint import PRIVATE
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
     from envstack.model import Chain, Environment
-
-_PRIVATE = b".envstack"
-"""The directory in a project that is ours, hidden from git by a `.gitignore` of its own."""
 
 _SHOWN = 3
 
@@ -35,11 +33,7 @@ def mount(ctx: Context, env: Environment) -> None:
     """
     require_layers(ctx, env, env.lowers, f"environment {env.name!r}")
     prepare_mount_point(ctx, env)
-    if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
-        raise StateError(
-            f"processes on a mount that was taken away still use the upper of {env.name!r}",
-            "end them, then: envstack up",
-        )
+    require_unused(ctx, env)
     with ExitStack() as undo:
         ctx.beneath.hold(env)
         undo.callback(ctx.beneath.release, env.id)
@@ -51,11 +45,25 @@ def mount(ctx: Context, env: Environment) -> None:
         undo.pop_all()
 
 
+def require_unused(ctx: Context, env: Environment) -> None:
+    """Raise StateError while somebody is on a mount of the upper that was taken away."""
+    if ctx.store.layers.exists(env.upper) and overlay.in_use(ctx.store.layers.fs(env.upper)):
+        raise StateError(
+            f"processes on a mount that was taken away still use the upper of {env.name!r}",
+            "end them, then: envstack up",
+        )
+
+
 def _attach(ctx: Context, env: Environment, new: int) -> None:
+    """Attach and keep the overlay; one that cannot be kept is taken off again."""
     try:
         ctx.announce(Step.ATTACH)
         overlay.attach(new, env.mount)
-        ctx.keep(env.id, overlay.clone(new))
+        try:
+            ctx.keep(env.id, overlay.clone(new))
+        except OSError:
+            overlay.detach(new)
+            raise
     finally:
         os.close(new)
     drift.watch(ctx, env)
@@ -227,7 +235,7 @@ def make_mount_point(env: Environment) -> None:
             f"the mount point {os.fsdecode(env.mount)} cannot be made: {error.strerror}",
             "choose another `mount`",
         ) from error
-    private = os.path.join(env.project, _PRIVATE)
+    private = os.path.join(env.project, PRIVATE)
     if env.mount != private and is_within(env.mount, private):
         ignore = os.path.join(private, b".gitignore")
         with suppress(FileExistsError):
@@ -254,7 +262,7 @@ def _open_to_all(path: bytes, mode: int, like: bytes) -> None:
 
 def remove_mount_point(env: Environment) -> None:
     """Remove what `make_mount_point` made, as far as nothing else lies there."""
-    private = os.path.join(env.project, _PRIVATE)
+    private = os.path.join(env.project, PRIVATE)
     if not is_within(env.mount, private):
         return
     with suppress(OSError):

@@ -202,6 +202,8 @@ def seal_again(ctx: Context, layer: LayerId) -> bool:
     An upper that no overlay uses is out of everybody's reach. One that is used by a mount which can
     be found is locked there; else nobody can say what is written into it.
     """
+    if ctx.store.db.find_layer(layer) is None:  # deleted meanwhile
+        return True
     if not overlay.in_use(ctx.store.layers.fs(layer)):
         record_sealed(ctx, layer)
         return True

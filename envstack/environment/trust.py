@@ -28,7 +28,7 @@ def terms(stack: StackFile) -> Terms:
         (entry.name, entry.run) for entry in stack.layers if isinstance(entry, stackfile.RunLayer)
     )
     content = json.dumps({"commands": commands, "env": stack.env}, sort_keys=True)
-    return Terms(stack.path, commands, hashlib.sha256(content.encode()).hexdigest())
+    return Terms(stack.path, commands, stack.env, hashlib.sha256(content.encode()).hexdigest())
 
 
 def trust(ctx: Context, stack: StackFile) -> Terms:
@@ -47,13 +47,11 @@ def revoke(ctx: Context, stack_path: bytes) -> int:
 
 
 def require_trusted(ctx: Context, stack: StackFile) -> None:
-    """Raise Untrusted unless somebody said yes to the commands of the stack file."""
+    """Raise Untrusted unless somebody said yes to the commands of the stack file, if it has any."""
     asked = terms(stack)
-    if not ctx.store.trust.has(asked.stack_path, asked.digest):
+    if asked.commands and not ctx.store.trust.has(asked.stack_path, asked.digest):
         raise Untrusted(
             f"{os.fsdecode(asked.stack_path)} runs commands that nobody has said yes to",
             "read them, then: envstack trust, or envstack up --trust",
-            os.fsdecode(asked.stack_path),
-            asked.digest,
-            asked.commands,
+            asked,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,6 +24,7 @@ from envstack.environment.mounting import (
     prepare_mount_point,
     put_back,
     remove_mount_point,
+    require_unused,
     take_off,
 )
 from envstack.environment.recover import seal_again
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from envstack.environment.context import Context
     from envstack.model import Checkpoint, CheckpointId
     from envstack.stackfile import StackFile
+
+_log = logging.getLogger(__name__)
 
 _SAVED = "saved before the layers were built anew"
 
@@ -86,7 +90,9 @@ def _bring(ctx: Context, known: Environment | None, stack: StackFile, request: R
         undo.pop_all()
     ctx.defer(partial(make_spare, ctx, env))
     env = replace(env, wanted=True)
-    return Brought(env, outdated(ctx, env, stack), saved)
+    _discard_obsolete(ctx, env)
+    left = known.head if known is not None and env.head is None else None
+    return Brought(env, outdated(ctx, env, stack), saved, left)
 
 
 def _wants_layers(
@@ -121,14 +127,15 @@ def _rebuild(ctx: Context, env: Environment, stack: StackFile, request: Request)
         undo.callback(_undo, ctx, env.id, env)
         base = build_base(ctx, renamed, stack, request)
         after = _on(base, renamed, new_upper(ctx, env))
-        saved = None if is_untouched(ctx, env) else _candidate(env)
+        # What is written from now on is kept even so; the commit drops it if there is nothing.
+        chain = (env.upper, *env.lowers) if is_untouched(ctx, env) else sealed_chain(env)
+        saved = new_checkpoint(env, chain, _SAVED, None)
         require_nobody(at, request.ignore, "build the layers anew")
-        obsolete = _obsolete(ctx, after, saved)
-        done = exchange(ctx, env, at, after, saved, _states(after, obsolete))
+        done = exchange(ctx, env, at, after, saved, _sealed(after))
         undo.pop_all()
     drift.remounted(ctx, after)
-    _discard(ctx, obsolete)
-    return Brought(after, (), done.checkpoint.id if done.checkpoint else None)
+    _discard_obsolete(ctx, after)
+    return Brought(after, (), done.checkpoint.id if done.checkpoint else None, env.head)
 
 
 def _on(base: tuple[LayerId, ...], env: Environment, upper: LayerId) -> Environment:
@@ -136,19 +143,19 @@ def _on(base: tuple[LayerId, ...], env: Environment, upper: LayerId) -> Environm
     return replace(env, base=base, lowers=base, upper=upper, head=None)
 
 
-def _states(env: Environment, obsolete: set[LayerId]) -> dict[LayerId, LayerState]:
-    return {
-        **dict.fromkeys(env.base, LayerState.SEALED),
-        **dict.fromkeys(obsolete, LayerState.DISCARDED),
-    }
+def _sealed(env: Environment) -> dict[LayerId, LayerState]:
+    return dict.fromkeys(env.base, LayerState.SEALED)
 
 
 def _undo(ctx: Context, env_id: EnvId, known: Environment | None) -> None:
     """Forget what was begun for an `up` that failed: all of a new environment, else the layers.
 
     Layers that were built stay, and the next `up` finds them, unless the disk is full. Where a new
-    environment cannot be forgotten, for want of space, it stays whole, and down.
+    environment cannot be forgotten, for want of space, it stays whole, and down. An exchange that
+    was not committed is settled by the next request, on the layers that were built for it.
     """
+    if known is not None and ctx.store.db.intent(env_id) is not None:
+        return
     if known is None and ctx.store.db.knows(env_id):
         ctx.store.db.purge(env_id)
     needed = set() if known is None else {*known.base, known.upper}  # not committed yet, maybe
@@ -163,26 +170,30 @@ def _undo(ctx: Context, env_id: EnvId, known: Environment | None) -> None:
                 ctx.defer(partial(discard, ctx, layer.id))
 
 
-def _obsolete(ctx: Context, env: Environment, saved: Checkpoint | None) -> set[LayerId]:
-    """Return the layers of stack files that neither the environment nor its history needs."""
-    history = ctx.store.db.checkpoints(env.id) + ([saved] if saved else [])
-    needed = {*env.base, *env.lowers, *(layer for row in history for layer in row.chain)}
-    rows = ctx.store.db.layers(env.id)
-    return {layer.id for layer in rows if layer.key is not None} - needed
+def _discard_obsolete(ctx: Context, env: Environment) -> None:
+    """Let the layers of stack files go that neither the environment nor its history needs.
 
-
-def _discard(ctx: Context, obsolete: set[LayerId]) -> None:
-    for layer in obsolete:
-        ctx.defer(partial(discard, ctx, layer))
+    Killed before that, or on a full disk, the next `up` does so, or a later start.
+    """
+    needed = {*env.base, *env.lowers, *ctx.store.db.history()}
+    for layer in ctx.store.db.layers(env.id):
+        if layer.key is not None and layer.id not in needed:
+            try:  # now, because an `up` takes what is sealed
+                ctx.store.db.set_layer_state(layer.id, LayerState.DISCARDED)
+            except EnvstackError as error:
+                _log.warning("layer %s, which nobody needs, stays for now: %s", layer.id, error)
+            else:
+                ctx.defer(partial(discard, ctx, layer.id))
 
 
 def _mount(ctx: Context, known: Environment | None, env: Environment) -> CheckpointId | None:
     """Mount `env`, which is `known` from now on; return what was saved for its upper's sake."""
     after = replace(env, wanted=True)
     replaced = known if known is not None and known.upper != env.upper else None
+    if replaced:
+        require_unused(ctx, replaced)
     saved = _saved(ctx, replaced) if replaced else None
-    obsolete = _obsolete(ctx, env, saved)
-    states = _states(env, obsolete) | {env.upper: LayerState.UPPER}
+    states = _sealed(env) | {env.upper: LayerState.UPPER}
     if replaced:
         states[replaced.upper] = LayerState.SEALING if saved else LayerState.DISCARDED
     transition = Transition(Op.UP, after, states, saved, ctx.boot)
@@ -194,7 +205,6 @@ def _mount(ctx: Context, known: Environment | None, env: Environment) -> Checkpo
         back.callback(take_off, ctx, after)
         commit(ctx, env, transition)
         back.pop_all()
-    _discard(ctx, obsolete)
     if replaced and saved:
         ctx.defer(partial(seal_again, ctx, replaced.upper))
         ctx.defer(partial(make_durable, ctx))
@@ -208,10 +218,6 @@ def _saved(ctx: Context, env: Environment) -> Checkpoint | None:
     """Return the checkpoint that keeps what the upper of a known environment holds, if anything."""
     if not ctx.store.layers.exists(env.upper) or not is_dirty(ctx, env):
         return None
-    return _candidate(env)
-
-
-def _candidate(env: Environment) -> Checkpoint:
     return new_checkpoint(env, sealed_chain(env), _SAVED, None)
 
 

@@ -16,13 +16,29 @@ from typing import TYPE_CHECKING
 from envstack.linux.syscalls import mount_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MOST = 4096
 """Directories held open in all, however many more there might be."""
+
+
+def visit(place: Descent, take: Callable[[], list[bytes]]) -> None:
+    """Call `take` here and in every directory below that it names, the last of them first.
+
+    It keeps a stack of its own: trees may be deep.
+    """
+    pending = [take()]
+    while pending:
+        if pending[-1]:
+            place.enter(pending[-1].pop())
+            pending.append(take())
+            continue
+        pending.pop()
+        if pending:
+            place.leave()
 
 
 def _share(trees: int) -> int:

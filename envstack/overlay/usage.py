@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from envstack.overlay.descent import Descent
+from envstack.overlay.descent import Descent, visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,15 +28,7 @@ class Usage:
         """
         with Descent([root]) as place:
             self._add(os.stat(place.fd(0)))
-            below = [self._directory(place, tick)]
-            while below:
-                if below[-1]:
-                    place.enter(below[-1].pop())
-                    below.append(self._directory(place, tick))
-                    continue
-                below.pop()
-                if below:
-                    place.leave()
+            visit(place, lambda: self._directory(place, tick))
 
     def _directory(self, place: Descent, tick: Callable[[], None]) -> list[bytes]:
         """Count the entries of a directory and return those that are directories."""

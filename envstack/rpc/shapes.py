@@ -153,13 +153,19 @@ def relaid(value: Relaid) -> Json:
 
 def brought(value: Brought, state: Status) -> Json:
     """Return the answer to `up`: `status`, and what became of the layers."""
-    return {**status(state), "outdated": list(value.outdated), "saved": value.saved}
+    layers = {"outdated": list(value.outdated), "saved": value.saved, "left": value.left}
+    return {**status(state), **layers}
 
 
 def terms(value: Terms) -> Json:
-    """Return the answer to `trust`: what a stack file may run from now on."""
+    """Return what a stack file would run: the answer to `trust`, and what an error adds."""
     commands = [{"layer": layer, "run": command} for layer, command in value.commands]
-    return {"stack": os.fsdecode(value.stack_path), "digest": value.digest, "commands": commands}
+    return {
+        "stack": os.fsdecode(value.stack_path),
+        "digest": value.digest,
+        "commands": commands,
+        "env": value.env,
+    }
 
 
 def trusted(value: Trusted) -> Json:
@@ -195,6 +201,9 @@ def error(value: EnvstackError) -> Json:
     """Return `{kind, message, hint}` and what the error adds, as `--json` prints it."""
     shape: Json = {"kind": value.kind, "message": value.message, "hint": value.hint}
     shape.update(value.details())
+    asked = getattr(value, "terms", None)
+    if asked is not None:
+        shape.update(terms(asked))
     holders = getattr(value, "holders", ())
     if holders:
         shape["holders"] = [holder(row) for row in holders]

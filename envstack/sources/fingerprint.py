@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING
 
 from envstack.linux.syscalls import mount_id
 from envstack.model import Fingerprint
-from envstack.overlay.descent import Descent
+from envstack.overlay.descent import Descent, visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PRIVATE = b".envstack"
-"""The directory of a project that is envstack's own, and no part of the layer."""
+"""The directory of a project that is envstack's own, and no part of the layer.
+
+It is hidden from git by a `.gitignore` of its own.
+"""
 
 _ENTRY = struct.Struct("<IIIQQqHH")
 """Mode, owner, group, size, device, mtime in ns, and how long name and target are."""
@@ -63,7 +66,8 @@ def look(root: bytes, since_ns: int, tick: Callable[[int], None]) -> Seen:
     with Descent([root]) as place:
         status = os.stat(place.fd(0))
         walk = _Walk(place, status.st_dev, since_ns, tick)
-        walk.run(status)
+        visit(place, walk.take)
+        tick(walk.entries)
     return Seen(
         Fingerprint(walk.digest(), walk.entries, identity(status), taken_ns), tuple(walk.paths)
     )
@@ -79,7 +83,7 @@ def identity(status: os.stat_result) -> str:
 
 
 class _Walk:
-    """One walk, names in order. It keeps a stack of its own: trees may be deep."""
+    """One walk, names in order."""
 
     def __init__(
         self, place: Descent, device: int, since_ns: int, tick: Callable[[int], None]
@@ -97,23 +101,12 @@ class _Walk:
     def digest(self) -> str:
         return self._hash.hexdigest()
 
-    def run(self, root: os.stat_result) -> None:
-        pending = [self._list(b"", root)]
-        while pending:
-            if pending[-1]:
-                name, status = pending[-1].pop()
-                self._place.enter(name)
-                pending.append(self._list(self._place.path(b"")[:-1], status))
-                continue
-            pending.pop()
-            if pending:
-                self._place.leave()
-        self._tick(self.entries)
-
-    def _list(self, path: bytes, status: os.stat_result) -> list[tuple[bytes, os.stat_result]]:
-        """Take in one directory, and return those in it, last first."""
+    def take(self) -> list[bytes]:
+        """Take in the directory at this place, and return the names of those in it, last first."""
+        path = self._place.path(b"")[:-1]
         try:
             found = self._scan()
+            changed_ns = os.stat(self._place.fd(0)).st_ctime_ns
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -132,11 +125,11 @@ class _Walk:
                 self._show(path, name)
                 is_told = True
         is_told |= any(entry.st_ctime_ns > self._since_ns for _name, entry in directories)
-        if status.st_ctime_ns > self._since_ns and not is_told:
+        if changed_ns > self._since_ns and not is_told:
             self._show(path, b"")
         self._hash.update(b"".join(parts))
         self._count(len(found))
-        return directories[::-1]
+        return [name for name, _entry in reversed(directories)]
 
     def _scan(self) -> list[tuple[bytes, os.stat_result]]:
         found = []

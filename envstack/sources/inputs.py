@@ -40,15 +40,23 @@ def digest(root: bytes, patterns: Iterable[str]) -> str:
 def _matches(root: bytes, pattern: str) -> Iterator[bytes]:
     """Yield the paths, relative to `root`, that a pattern stands for."""
     exact = os.path.normpath(pattern.encode())
-    if os.path.lexists(os.path.join(root, exact)):
-        found = {exact}  # a name may hold the characters of a pattern
-    else:
-        found = set(_glob(root, b"", exact.split(b"/")))
+    # The path itself first: a name may hold the characters of a pattern.
+    found = {exact} if _is_there(root, exact) else set(_glob(root, b"", exact.split(b"/")))
     if not found:
         raise NoMatchError(pattern)
     for path in found:
         yield path
         yield from _below(root, path)
+
+
+def _is_there(root: bytes, path: bytes) -> bool:
+    """Tell whether the path is there, no symbolic link on the way to it."""
+    above = os.path.dirname(path)
+    while above:
+        if os.path.islink(os.path.join(root, above)):
+            return False
+        above = os.path.dirname(above)
+    return os.path.lexists(os.path.join(root, path))
 
 
 def _glob(root: bytes, at: bytes, parts: list[bytes]) -> Iterator[bytes]:

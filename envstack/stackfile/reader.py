@@ -49,7 +49,7 @@ def load(path: bytes, below: bytes | None = None) -> StackFile:
     project, name = os.path.split(real)
     below = below or project
     text = _read(os.path.join(below, name), real)
-    return _check(text, real, (rules.mount, partial(rules.dirs, below=below)))
+    return _check(text, real, below, (rules.mount, partial(rules.dirs, below=below)))
 
 
 def parse(text: bytes, path: bytes) -> StackFile:
@@ -57,7 +57,8 @@ def parse(text: bytes, path: bytes) -> StackFile:
 
     Raises StackFileError with every fault found; that the directories exist is not looked at.
     """
-    return _check(text, _canonical(path), (rules.mount,))
+    real = _canonical(path)
+    return _check(text, real, os.path.dirname(real), (rules.mount,))
 
 
 def _canonical(path: bytes) -> bytes:
@@ -85,7 +86,7 @@ def _read(path: bytes, real: bytes) -> bytes:
         raise EnvstackError(f"{shown} cannot be read: {error.strerror}") from error
 
 
-def _check(text: bytes, path: bytes, placed: tuple[Check, ...]) -> StackFile:
+def _check(text: bytes, path: bytes, below: bytes, placed: tuple[Check, ...]) -> StackFile:
     source = decode(text, path)
     root, faults = tree.read(source)
     project = os.path.dirname(path)
@@ -104,7 +105,7 @@ def _check(text: bytes, path: bytes, placed: tuple[Check, ...]) -> StackFile:
         path=path,
         project=project,
         mount=locate_mount(project, stack.mount),
-        layers=tuple(_layers(stack, project)),
+        layers=tuple(_layers(stack, project, below)),
         env=stack.env,
         ignore=tuple(stack.watch.ignore),
         source=source,
@@ -112,13 +113,13 @@ def _check(text: bytes, path: bytes, placed: tuple[Check, ...]) -> StackFile:
     )
 
 
-def _layers(stack: Stack, project: bytes) -> Iterator[Entry]:
+def _layers(stack: Stack, project: bytes, below: bytes) -> Iterator[Entry]:
     for layer in stack.layers:
         match layer:
             case Dir():
                 yield DirLayer(
                     name=layer.name,
-                    dir=locate_dir(project, layer.dir),
+                    dir=locate_dir(project, layer.dir, below),
                     at=os.path.normpath(layer.at.encode()),
                     copy=layer.copy_,
                 )

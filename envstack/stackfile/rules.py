@@ -70,12 +70,12 @@ def dirs(root: Node, project: bytes, below: bytes) -> Iterator[Fault]:
         written = _text(layer, "dir")
         if written is None:
             continue
-        path = os.path.join(project, written.text.encode())
-        lacking = _lacking(below + path[len(project) :] if within(path, project) else path)
+        real = locate_dir(project, written.text, below)
+        lacking = _lacking(below + real[len(project) :] if within(real, project) else real)
         if lacking:
+            path = os.path.join(project, written.text.encode())
             yield Fault(written.at, f"{lacking}: {path.decode('utf-8', 'replace')}")
             continue
-        real = locate_dir(project, written.text)
         if place not in (None, project) and within(real, place):
             yield Fault(written.at, "the mount point would hide this directory")
         if not _by_reference(layer):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from envstack.stackfile.source import Source
     from envstack.stackfile.tree import Node
 
+_MOST_LINKS = 40
+"""MAXSYMLINKS of the kernel."""
+
 
 @dataclass(frozen=True, slots=True)
 class DirLayer:
@@ -154,9 +157,26 @@ def _shown(value: Any) -> str:
     return printable(value if isinstance(value, str) else json.dumps(value))
 
 
-def locate_dir(project: bytes, written: str) -> bytes:
-    """Return the canonical path of a `dir`, relative to `project` unless absolute."""
-    return os.path.realpath(os.path.join(project, written.encode()))
+def locate_dir(project: bytes, written: str, below: bytes) -> bytes:
+    """Return the canonical path of a `dir`, relative to `project` unless absolute.
+
+    The symbolic links in the project are those of `below`, which is how it is reached: a merged
+    tree that lies over it may have others.
+    """
+    at = b"/"
+    names = os.path.join(project, written.encode()).split(b"/")[::-1]
+    links = 0
+    while names:
+        name = names.pop()
+        above, at = at, os.path.normpath(os.path.join(at, name))
+        is_inside = at != project and within(at, project)
+        seen = below + at[len(project) :] if is_inside else at
+        if name not in (b"", b".", b"..") and links < _MOST_LINKS and os.path.islink(seen):
+            links += 1
+            target = os.readlink(seen)
+            at = b"/" if target.startswith(b"/") else above
+            names += target.split(b"/")[::-1]
+    return at
 
 
 def locate_mount(project: bytes, written: str) -> bytes:

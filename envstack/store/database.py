@@ -49,10 +49,6 @@ FORMAT = 2
 """`PRAGMA user_version` of the stores that this version writes."""
 
 
-_BUILT = "key IS NOT NULL AND state = 'sealed'"
-_NOBODYS = "env NOT IN (SELECT id FROM environment)"
-
-
 class Database:
     """`meta.db`. Threads may share it: a lock admits one at a time."""
 
@@ -192,24 +188,6 @@ class Database:
         query = f"SELECT {rows.LAYER} FROM layer WHERE ?1 IS NULL OR env = ?1"
         return [rows.layer(row) for row in self.find(query, env)]
 
-    def built(self, env: EnvId) -> list[Layer]:
-        """Return the layers with a key that this environment may take: its own, and nobody's.
-
-        Nobody's are those of an environment that never came up, or is gone.
-        """
-        query = f"SELECT {rows.LAYER} FROM layer WHERE {_BUILT} AND (env = ? OR {_NOBODYS})"
-        return [rows.layer(row) for row in self.find(query, env)]
-
-    def adopt(self, layer: LayerId, env: EnvId) -> bool:
-        """Make one of the layers of `built` the environment's own; False if it has gone by now."""
-        with self.transaction() as connection:
-            done = connection.execute(
-                f"UPDATE layer SET env = ?1 WHERE id = ?2 AND {_BUILT}"
-                f" AND (env = ?1 OR {_NOBODYS})",
-                (env, layer),
-            )
-            return done.rowcount == 1
-
     def checkpoints(self, env: EnvId) -> list[Checkpoint]:
         """Return the environment's checkpoints, newest first."""
         query = f"SELECT {rows.CHECKPOINT} WHERE checkpoint.env = ? ORDER BY seq DESC"
@@ -274,8 +252,9 @@ class Database:
         """Write down an intent, before anything is done about it.
 
         A first `up` finds no environment to belong to: it is inserted, not wanted as yet. Raises
-        StateError where another environment has the mount point, EnvstackError where there is too
-        little space to commit it: what was begun and cannot be committed is half a change.
+        StateError where another environment has the mount point, or has adopted a layer meanwhile,
+        EnvstackError where there is too little space to commit it: what was begun and cannot be
+        committed is half a change.
         """
         self.require_space()
         env = transition.after
@@ -294,6 +273,7 @@ class Database:
                     "SELECT 1 FROM environment WHERE id = ?", (env.id,)
                 ).fetchone():
                     raise sqlite3.IntegrityError("environment.mount")
+                _require_own(connection, env)
         except sqlite3.IntegrityError as error:
             raise StateError(
                 f"cannot begin: {error}", "another environment has this mount point or is at work"
@@ -363,6 +343,18 @@ def _require_known_format(path: bytes) -> None:
         raise Damaged(
             f"the store has format {found}; this version of envstack knows {FORMAT}",
             "use the envstack that wrote it, or move the store aside",
+        )
+
+
+def _require_own(connection: sqlite3.Connection, env: Environment) -> None:
+    """Raise StateError for a base that is not all of the environment's own.
+
+    Until a first `up` is begun, what it has built is nobody's, and another may take it.
+    """
+    query = "SELECT 1 FROM layer WHERE env <> ? AND id IN (SELECT value FROM json_each(?))"
+    if connection.execute(query, (env.id, dump_chain(env.base))).fetchone():
+        raise StateError(
+            "another environment took a layer that was built for this one", "try again"
         )
 
 

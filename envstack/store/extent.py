@@ -6,7 +6,7 @@ import os
 import stat
 
 from envstack.model import Extent
-from envstack.overlay.descent import Descent
+from envstack.overlay.descent import Descent, visit
 
 
 def measure(tree: bytes) -> Extent:
@@ -16,15 +16,7 @@ def measure(tree: bytes) -> Extent:
     """
     census = _Census()
     with Descent([tree]) as place:
-        pending = [census.take(place.fd(0))]
-        while pending:
-            if pending[-1]:
-                place.enter(pending[-1].pop())
-                pending.append(census.take(place.fd(0)))
-            else:
-                pending.pop()
-                if pending:
-                    place.leave()
+        visit(place, lambda: census.take(place.fd(0)))
     return Extent(census.files, census.bytes)
 
 

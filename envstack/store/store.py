@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from envstack.errors import Damaged
 from envstack.model import Chain, LayerKind
+from envstack.store.built import Built
 from envstack.store.database import Database
 from envstack.store.disk import Disk
 from envstack.store.fingerprints import Fingerprints
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Store:
     """A context manager over the store at `home`; `db` and `layers` are its two halves.
 
-    `trust`, `fingerprints` and `risks` are parts of `db`; `disk` is what all of it lies on.
+    `built`, `trust`, `fingerprints` and `risks` are parts of `db`; `disk` is what all lies on.
     """
 
     def __init__(self, home: bytes) -> None:
@@ -40,6 +41,7 @@ class Store:
             # Then the database: a store of a newer format is left untouched.
             self.db = Database(database)
             undo.callback(self.db.close)
+            self.built = Built(self.db)
             self.trust = Trust(self.db)
             self.risks = Risks(self.db)
             self.fingerprints = Fingerprints(self.db)

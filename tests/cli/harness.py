@@ -346,7 +346,7 @@ def drifted(**other: Any) -> Json:
 
 def brought(**other: Any) -> Json:
     """Return the answer to `up`."""
-    return {**status(), "outdated": [], "saved": None, **other}
+    return {**status(), "outdated": [], "saved": None, "left": None, **other}
 
 
 def answers() -> Mapping[str, Any]:

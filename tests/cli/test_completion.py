@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ def bash(shell: Cli, *words: str) -> list[str]:
     )
     done = shell(command=(needs.program("bash"), "--norc", "--noprofile", "-c", code))
     assert (done.code, done.err) == (0, "")
-    return done.out.split()
+    return done.out.splitlines() if done.out.strip() else []
 
 
 def fish(shell: Cli, typed: str) -> dict[str, str]:
@@ -158,13 +159,15 @@ def test_zsh_completes_stack_files(shell: Cli, stack: Path) -> None:
 
 
 def test_layers_come_from_the_stack_file_without_a_daemon(shell: Cli, stack: Path) -> None:
-    """No command has a LAYER in every version, so the function is asked itself."""
-    code = (
-        "import os\nfrom envstack.cli import suggestions\n"
-        "print(suggestions._in_time(suggestions._Line(None), suggestions._layers))"
-    )
-    done = shell(command=(MODULE[0], "-c", code))
-    assert done.out == "[('base', 'dir')]\n"
+    assert bash(shell, "up", "--rebuild", "") == ["base"]
+    assert fish(shell, "envstack up --rebuild ") == {"base": "dir"}
+
+
+def test_a_layers_name_stays_one_word_that_runs_nothing(shell: Cli, stack: Path) -> None:
+    name = "two words; $(touch run)"
+    stack.write_text(stack.read_text().replace("base", json.dumps(name), 1))
+    (typed,) = bash(shell, "up", "--rebuild", "tw")
+    assert shlex.split(typed) == [name]
 
 
 def test_it_looks_where_c_points(shell: Cli, history: FakeDaemon, directory: object) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from envstack.linux import syscalls
+from envstack.cli import place
+from envstack.errors import Unsupported
+from envstack.linux import covered, syscalls
 from tests.cli.harness import status
 from tests.support import needs
 
@@ -186,3 +188,13 @@ def test_a_tree_deeper_than_a_path_can_say_is_no_obstacle(
     dive = "for _ in range(30):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\n"
     cli.python(dive, "status")
     assert meant(daemon) == {"stack": str(project / "envstack.yaml")}
+
+
+def test_a_stack_file_that_nobody_can_compare_is_not_said_to_differ(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def open_covered(_mount: object) -> int:
+        raise Unsupported("this kernel and file system do not show what lies below")
+
+    monkeypatch.setattr(covered, "open_covered", open_covered)
+    assert place.shows_its_stack_file({"stack": "/envstack.yaml", "project": "/", "mount": "/"})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from envstack.cli.text import width
-from envstack.errors import NotFound
+from envstack.errors import Damaged, NotFound, NotUp
 from tests.cli.harness import (
     IN_ASCII,
     MODULE,
@@ -267,6 +267,15 @@ def test_a_short_status_of_what_is_not_up_is_silence(
     daemon.answers["env.glance"] = status(state=state)
     assert cli("status", "--short") == Done(4, "", "")
     assert cli("status", "--short", "--json").code == 4
+
+
+def test_a_short_status_of_what_the_daemon_does_not_know_is_silence(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    daemon.answers["env.glance"] = NotUp("nothing was ever brought up from it", "envstack up")
+    assert cli("status", "--short") == Done(4, "", "")
+    daemon.answers["env.glance"] = Damaged("a layer is gone")
+    assert cli("status", "--short").err.startswith("error: a layer is gone")
 
 
 def test_a_short_status_without_daemon_or_stack_file_is_silence(cli: Cli, project: Path) -> None:

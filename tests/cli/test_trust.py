@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from envstack.errors import CommandFailed, Untrusted
+from envstack.model import Terms
 from tests.cli.harness import brought
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from tests.cli.harness import Cli, FakeCall, FakeDaemon
 
 COMMANDS = (("deps", "pip install -r requirements.txt\necho \x1b[2Jdone\n"), ("two", "make"))
-UNTRUSTED = Untrusted("/p runs commands", "read them", "/p/envstack.yaml", "abcd", COMMANDS)
+ENV = {"LD_PRELOAD": "/evil\x1b.so"}
+TERMS = Terms(b"/p/envstack.yaml", COMMANDS, ENV, "abcd")
+UNTRUSTED = Untrusted("/p runs commands", "read them", TERMS)
 
 
 def asks(call: FakeCall) -> Any:
@@ -30,6 +33,7 @@ def test_at_a_terminal_the_commands_are_shown_and_asked_about(cli: Cli, daemon: 
         shown = terminal.read_until("[y/N]")
         assert "deps" in shown
         assert "    pip install -r requirements.txt\r\n    echo \\e[2Jdone\r\n" in shown
+        assert "    LD_PRELOAD=/evil\\e.so\r\n" in shown
         terminal.type("y\n")
         assert terminal.finish().code == 0
     assert [params.get("consent") for _, params in daemon.calls if "consent" in params] == ["abcd"]
@@ -59,6 +63,7 @@ def test_without_a_terminal_it_is_refused_and_the_commands_are_told(
     error = cli("up", "--json").error
     assert error["kind"] == "untrusted"
     assert error["commands"][1] == {"layer": "two", "run": "make"}
+    assert error["env"] == ENV
     assert cli("up", "--trust").code == 0
 
 
@@ -115,13 +120,19 @@ def test_up_tells_what_is_outdated_and_what_was_saved(cli: Cli, daemon: FakeDaem
     assert "envstack rollback 01234567" in lines[2]
 
 
+def test_a_rebuild_tells_the_way_back(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.answers["env.up"] = brought(left="0123456789abcdef")
+    assert "envstack rollback 01234567" in cli("up", "--rebuild").out
+
+
 def test_trust_names_what_may_run_from_now_on(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
     rows = [{"layer": layer, "run": command} for layer, command in COMMANDS]
-    answer = {"stack": "/p/envstack.yaml", "digest": "abcd", "commands": rows}
+    answer = {"stack": "/p/envstack.yaml", "digest": "abcd", "commands": rows, "env": ENV}
     daemon.answers["trust.add"] = answer
     out = cli("trust").out
     assert out.splitlines()[0] == "/p/envstack.yaml may run:"
     assert "    make\n" in out
+    assert "    LD_PRELOAD=" in out
     assert cli("trust", "--json").document == answer
     daemon.answers["trust.add"] = {**answer, "commands": []}
     assert cli("trust").out == "/p/envstack.yaml runs no commands\n"

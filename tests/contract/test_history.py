@@ -142,7 +142,7 @@ def test_up_on_what_is_up_changes_nothing(story: Tell) -> None:
     told = story(base=[write("foo", "foo")])
     told.edit(write("foo", "not sealed yet"))
     before = told.sandbox.status()
-    assert told.sandbox.up() == {**before, "outdated": [], "saved": None}
+    assert told.sandbox.up() == {**before, "outdated": [], "saved": None, "left": None}
     told.agree()
 
 

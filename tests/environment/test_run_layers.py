@@ -286,6 +286,14 @@ def test_commands_that_nobody_said_yes_to_do_not_run(engine: Engine, count: Path
     assert [row["stack"] for row in engine.call("trust.list")] == [str(engine.stack)]
 
 
+def test_nothing_is_built_before_somebody_said_yes(engine: Engine) -> None:
+    copied = {"name": "copied", "dir": "base", "copy": True}
+    engine.declare({"layers": [copied, {"name": "run", "run": "true"}]})
+    with refused(4, "untrusted"):
+        engine.up(trust=False)
+    assert os.listdir(engine.home / "layers") == []
+
+
 def test_a_yes_is_for_one_stack_file_and_can_be_taken_back(engine: Engine) -> None:
     run(engine, "true")
     engine.call("trust.add", stack=str(engine.stack))
@@ -330,7 +338,7 @@ def test_a_rebuild_keeps_the_history_and_what_was_not_sealed(engine: Engine, is_
         engine.down()
     answer = engine.up(rebuild="run0")
     assert answer["outdated"] == []
-    assert answer["head"] is None
+    assert (answer["head"], answer["left"]) == (None, sealed)
     assert sorted(os.listdir(engine.merged)) == ["input", "made", "src", "unrelated"]
     assert (engine.merged / "made").read_text() == "two\n"
     engine.settle()

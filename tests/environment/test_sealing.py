@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from envstack.environment.recover import seal_again
 from envstack.environment.steps import Step
 from envstack.errors import StateError
+from envstack.model import LayerId, new_id
 from tests.environment.harness import LOCKED, refused
 from tests.support import trees
 from tests.support.waiting import until
@@ -171,6 +173,10 @@ def test_a_discarded_upper_is_deleted_when_nobody_uses_it_any_more(
     reader.do("os.close(fd)")
     engine.settle()
     assert not upper.parent.exists()
+
+
+def test_nothing_waits_for_a_layer_that_was_deleted_before_it_was_sealed(engine: Engine) -> None:
+    assert seal_again(engine.context, LayerId(new_id()))
 
 
 def test_every_layer_of_a_history_stays_as_it_was_sealed(engine: Engine) -> None:

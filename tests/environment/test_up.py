@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from envstack.overlay import mount as overlay
 from tests.environment.harness import Engine, mounts_at, nothing_changes, refused
 from tests.support import trees
 from tests.support.edits import mkdir, remove, write
@@ -32,7 +34,7 @@ def below(engine: Engine) -> trees.Tree:
 def test_up_answers_with_what_is_there_and_is_idempotent(engine: Engine) -> None:
     with nothing_changes(engine):
         answer = engine.up()
-    assert answer == {**engine.status(), "outdated": [], "saved": None}
+    assert answer == {**engine.status(), "outdated": [], "saved": None, "left": None}
     assert answer["name"] == "sandbox"
     assert answer["project"] == str(engine.project)
     assert answer["mount"] == str(engine.merged)
@@ -214,6 +216,13 @@ def redeclared(engine: Engine) -> Engine:
 def test_layers_may_change_while_nothing_stands_on_them(redeclared: Engine) -> None:
     assert os.listdir(redeclared.merged) == ["new"]
     assert [layer["name"] for layer in redeclared.status()["layers"]] == ["other"]
+
+
+def test_a_layer_that_is_found_again_has_the_name_that_it_has_now(redeclared: Engine) -> None:
+    redeclared.down()
+    renamed = {"name": "renamed", "dir": "other", "copy": True}
+    redeclared.declare({"layers": [renamed]})
+    assert [layer["name"] for layer in redeclared.up()["layers"]] == ["renamed"]
 
 
 def test_the_root_is_that_of_the_layers_as_they_are_now(redeclared: Engine) -> None:
@@ -431,6 +440,23 @@ def test_a_dir_that_went_missing_while_it_was_down_is_said(engine: Engine) -> No
     os.rename(engine.project / "away", engine.project / "base")
     engine.up()
     assert (engine.merged / "file").exists()
+
+
+def test_a_mount_that_cannot_be_kept_is_taken_off_again(
+    make_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clone(_mount: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    engine = make_engine(base=[write("known")])
+    engine.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(overlay, "clone", clone)
+        with pytest.raises(OSError, match="open files"):
+            engine.up()
+    assert mounts_at(engine.merged) == []
+    assert engine.environments() == []
+    engine.up()
 
 
 def test_no_stack_file_is_no_such_thing(engine: Engine) -> None:

@@ -69,6 +69,13 @@ def test_a_name_that_looks_like_a_pattern_is_meant_itself(tree: Path) -> None:
     assert of(tree, "[x]*") != before
 
 
+@pytest.mark.parametrize("pattern", ["out/outside", "link/a.py", "link/deep/b.py", "link/*.py"])
+def test_no_symbolic_link_is_followed_on_the_way_to_an_input(tree: Path, pattern: str) -> None:
+    (tree.parent / "outside").write_text("of the machine, not of the tree")
+    with pytest.raises(NoMatchError):
+        of(tree, pattern)
+
+
 def test_a_symbolic_link_counts_by_its_target_and_leads_nowhere(tree: Path) -> None:
     before = of(tree, "link", "out")
     (tree / "src/a.py").write_text("changed")

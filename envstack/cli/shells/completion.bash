@@ -15,7 +15,9 @@ _envstack() {
                 done < <(compgen -d -- "$current"
                          compgen -f -X '!*.yaml' -- "$current"
                          compgen -f -X '!*.yml' -- "$current") ;;
-            *) COMPREPLY+=("${line%%$'\t'*}") ;;
+            *)  # Quoted: the shell reads it once more when the line is run.
+                printf -v line %q "${line%%$'\t'*}"
+                COMPREPLY+=("$line") ;;
         esac
     done < <(_ENVSTACK_COMPLETE=1 "$1" "${COMP_WORDS[@]:1:COMP_CWORD-1}" "$current" 2>/dev/null)
 }
