@@ -126,6 +126,7 @@ def put_back(ctx: Context, env: Environment) -> None:
     _require_bare(env)
     _require_no_link(env)
     make_mount_point(env)
+    _require_bare(env)  # once more: a project that was moved may have come back with its mount
     kept = ctx.kept[env.id]
     overlay.attach(kept, env.mount)
     try:

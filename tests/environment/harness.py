@@ -166,13 +166,16 @@ class Engine(Sandbox):
                 self._outstanding += by
 
         def counting(job: Job) -> None:
+            # Once a job: one that failed is tried again.
+            outstanding = [1]
+
             def counted() -> bool:
                 done = True
                 try:
                     done = job()
                 finally:
-                    if done:
-                        count(-1)
+                    if done and outstanding:
+                        count(-outstanding.pop())
                 return done
 
             count(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from envstack.environment import up
+from envstack.environment import mounting, up
 from envstack.environment.steps import Step
 from envstack.errors import EnvstackError
 from envstack.linux.mountinfo import read_mounts
@@ -25,6 +25,8 @@ from tests.support.ways import OLDER
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from envstack.model import Environment
 
     Run = Callable[..., None]
 
@@ -202,6 +204,24 @@ def test_a_project_that_became_a_link_is_not_mounted_over_and_over(
         run("umount", place)
         engine.project.unlink()
         moved.rename(engine.project)
+
+
+def test_what_is_mounted_while_a_mount_is_put_back_is_not_covered(
+    engine: Engine, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_mount_point = mounting.make_mount_point
+
+    def meet(env: Environment) -> None:
+        make_mount_point(env)
+        if mounts_at(engine.merged) == []:
+            run("mount", "-t", "tmpfs", "meanwhile", engine.merged)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mounting, "make_mount_point", meet)
+        run("umount", engine.merged)
+        waiting.until(lambda: "meanwhile" in (engine.environments()[0]["reason"] or ""), "it")
+    assert mounts_at(engine.merged) == ["meanwhile"]
+    run("umount", engine.merged)
 
 
 def test_a_purge_beside_a_deletion_in_the_background_is_done(engine: Engine) -> None:
