@@ -282,6 +282,7 @@ class StackLayer:
 class Status:
     """An environment as `up`, `status` and `ls` show it. `reason` says why it is degraded.
 
+    Unless `dirty`, all changes are sealed; to know whether there are any then takes a diff.
     `left_below` are those who stand in the project below a mount over it: `up` alone looks for
     them. `drift` are the layers that are known to have changed below the mount; None: never looked.
     `hint` says what to do about the reason.
@@ -291,6 +292,7 @@ class Status:
     state: EnvState
     layers: tuple[StackLayer, ...]
     head: Checkpoint | None
+    dirty: bool
     holders: tuple[Holder, ...] = ()
     reason: str | None = None
     left_below: tuple[Holder, ...] = ()

@@ -119,7 +119,8 @@ def _begin(
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong usage or stack file, 3 no such thing,
-    4 not in a state for that, 5 this machine cannot, 6 damaged data, 7 no daemon.
+    4 not in a state for that (nothing is up, no daemon runs), 5 this machine cannot,
+    6 damaged data, 7 no talking to the daemon, 130 cancelled.
     """
     if sys.platform != "linux":
         raise Unsupported("envstack works on Linux alone: it needs overlayfs")
@@ -139,7 +140,7 @@ def _teach(ctx: typer.Context, json: bool) -> NoReturn:
     """End a call without a command, which is wrong usage, with the help."""
     if json:
         ctx.fail("no command given")
-    typer.echo(ctx.get_help(), err=True)
+    begin(ctx, json).tell(ctx.get_help())
     raise typer.Exit(UsageError.exit_code)
 
 

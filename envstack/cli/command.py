@@ -30,6 +30,9 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         return _taken_as_given(super().get_params(ctx))
 
+    def get_help_option(self, ctx: Any) -> Any:
+        return _shown_by_output(super().get_help_option(ctx))
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -40,8 +43,23 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A group of commands that starts quickly."""
 
+    def get_help_option(self, ctx: Any) -> Any:
+        return _shown_by_output(super().get_help_option(ctx))
+
     def get_params(self, ctx: Any) -> list[Any]:
         return _taken_as_given(super().get_params(ctx))
+
+
+def _shown_by_output(option: Any) -> Any:
+    """Let the help go where results go: typer fails where that cannot be written, or encoded."""
+    option.callback = _show_help
+    return option
+
+
+def _show_help(ctx: Any, _param: Any, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.obj.show_help(ctx.get_help())
+        ctx.exit()
 
 
 def _with_value(args: list[str], option: str) -> list[str]:

@@ -62,8 +62,9 @@ def diff(
     """Show what changed from A to B: A added, M modified, D deleted.
 
     A is the head if not given, B the merged tree. With PATHs only these and what lies below them:
-    relative to the current directory inside the merged tree, else to its root. A patch holds files
-    and symlinks; it cannot tell of directories, owners and special files.
+    relative to the current directory inside the merged tree, else to its root. A patch holds text
+    files and symlinks; a binary file, or one over 1 MiB, is named in it and left out, and standard
+    error says how many are. It cannot tell of directories, owners and special files.
 
     \b
     Examples:
@@ -146,16 +147,27 @@ def _show_stat(out: Output, answer: Row) -> None:
 
 
 def _show_patch(out: Output, answer: Row) -> None:
-    from envstack.cli.patch import patch
+    from envstack.cli.patch import is_left_out, patches
 
     if out.as_json:
         out.show_each(_with_patch(row, pair) for row, pair in _read(answer))
         return
-    lines = (line for _, pair in _read(answer) for line in patch(pair))
+    left_out = 0
+
+    def pairs() -> Iterator[Pair]:
+        nonlocal left_out
+        for _, pair in _read(answer):
+            left_out += is_left_out(pair)
+            yield pair
+
+    lines = patches(pairs())
     if out.width is not None:
         out.show(None, (text.raw_line(line.data, line.colour, out.paint) for line in lines))
     else:
         out.write(line.data for line in lines)
+    if left_out:
+        files = text.number_of(left_out, "file")
+        out.tell(out.paint_errors("yellow", f"not in the patch: {files}, binary or over 1 MiB"))
 
 
 def _with_patch(row: Row, pair: Pair) -> Row:

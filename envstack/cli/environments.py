@@ -90,7 +90,7 @@ def _up_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
     if row["left_below"]:
         yield paint("yellow", "was here before, and still sees the project below the merged tree:")
         yield from text.holders(row["left_below"], paint)
-        yield 'a shell comes over with: cd "$PWD"'
+        yield text.COME_OVER
     if not place.shows_its_stack_file(row):
         told = "the stack file in the merged tree is not the one below, which counts"
         yield paint("yellow", f"{told} (envstack down; edit it; envstack up)")

@@ -13,6 +13,7 @@ from envstack.cli.diff import changes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from envstack.cli.output import Output
     from envstack.cli.text import Paint
 
 _Message = Annotated[str, typer.Option("-m", "--message", metavar="MSG", help="What it is.")]
@@ -59,16 +60,17 @@ def checkpoint(
     check_mode(mode, ("auto", "rotate"), not_yet="live")
     params = {"tag": tag, "mode": mode, "sync": sync, "force": force}
     answer = calls.ask(out, place.here(), "env.checkpoint", message=text_of(message), **params)
-    out.show(answer, _sealed(answer, out.paint))
+    out.show(answer, _sealed(answer, out))
 
 
-def _sealed(row: dict[str, Any], paint: Paint) -> Iterator[str]:
+def _sealed(row: dict[str, Any], out: Output) -> Iterator[str]:
+    paint = out.paint
     tag = f" {paint('green', '(' + row['tag'] + ')')}" if row["tag"] else ""
-    took = paint("dim", f"  {row['duration_ms']:.1f} ms")
-    title = f" {text.title(row['message'])}" if row["message"] else ""
-    yield f"checkpoint {text.revision(row['id'], paint)}{tag}{title}{took}"
+    made = f"checkpoint {text.revision(row['id'], paint)}{tag}"
+    took = paint("dim", f" {row['duration_ms']:.1f} ms")
+    yield text.titled(made, text.title(row["message"]), took, out.room)
     if row["changes"] is not None and not any(row["changes"].values()):
-        yield paint("dim", "nothing had changed; it is a name for what was there")
+        yield paint("dim", "nothing had changed: its tree is that of the checkpoint before it")
     yield from text.left_behind(row["stranded"], paint)
     yield from text.drift(row["drift"], paint)
 

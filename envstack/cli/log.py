@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
 
+Words = tuple[str, str, str]
+"""What stands before a title, the title, and what stands behind it."""
+
 _BASE = "base"
+_ON_BASE: Words = "the stack alone", "", ""
+_NO_WORDS: Words = "", "", ""
 _WIDE = 100
 """Columns of a terminal that has room for a date besides an age."""
 
@@ -68,17 +73,14 @@ def _nothing(paint: Paint) -> Iterator[str]:
 def _list(rows: list[Row], count: int, out: Output) -> Iterator[str]:
     """Yield a line for each of the first `count` rows."""
     facts = _Facts(out)
-    cells = [
-        [
-            out.paint("cyan", "*") if row["head"] else " ",
-            *facts.of(row),
-            _words(row, _astray(row, below), out.paint),
-        ]
-        for row, below in zip(rows[:count], [*rows[1:], None][:count], strict=True)
-    ]
+    cells, words = [], []
+    for row, below in zip(rows[:count], [*rows[1:], None][:count], strict=True):
+        cells.append([out.paint("cyan", "*") if row["head"] else " ", *facts.of(row)])
+        words.append(_words(row, _astray(row, below), out.paint))
     if count == len(rows) and _stands_on_base(rows):
-        cells.append([out.paint("cyan", "*"), *facts.of_base(), "the stack alone"])
-    return text.columns(cells)
+        cells.append([out.paint("cyan", "*"), *facts.of_base()])
+        words.append(_ON_BASE)
+    return _beside(cells, words, out)
 
 
 def _tree(rows: list[Row], out: Output, *, whole: bool) -> Iterator[str]:
@@ -90,17 +92,30 @@ def _tree(rows: list[Row], out: Output, *, whole: bool) -> Iterator[str]:
     nodes = [Node(row["id"], row["parent"] or _BASE, row["head"]) for row in rows]
     if whole:
         nodes.append(Node(_BASE, None, _stands_on_base(rows)))
-    cells = []
+    cells, words = [], []
     for picture in draw(nodes, style(out.encoding)):
         drawn = _coloured(picture, out.paint)
         if picture.node is None:
-            cells.append([drawn, *facts.none(), ""])
+            cells.append([drawn, *facts.none()])
+            words.append(_NO_WORDS)
         elif picture.node.name == _BASE:
-            cells.append([drawn, *facts.of_base(), "the stack alone"])
+            cells.append([drawn, *facts.of_base()])
+            words.append(_ON_BASE)
         else:
             row = by_name[picture.node.name]
-            cells.append([drawn, *facts.of(row), _words(row, "", out.paint)])
-    return text.columns(cells)
+            cells.append([drawn, *facts.of(row)])
+            words.append(_words(row, "", out.paint))
+    return _beside(cells, words, out)
+
+
+def _beside(cells: list[list[str]], words: list[Words], out: Output) -> Iterator[str]:
+    """Yield a line a row: its cells in columns, then its words, which a terminal has room for."""
+    lines = list(out.columns(cells))
+    at = max(map(text.width, lines)) + 2
+    room = None if out.room is None else out.room - at
+    for line, (before, title, after) in zip(lines, words, strict=True):
+        padding = " " * (at - text.width(line))
+        yield f"{line}{padding}{text.titled(before, title, after, room)}".rstrip()
 
 
 def _stands_on_base(rows: list[Row]) -> bool:
@@ -154,10 +169,10 @@ def _astray(row: Row, below: Row | None) -> str:
     return f"[on {parent[: text.ID_SHOWN] if parent else _BASE}]"
 
 
-def _words(row: Row, astray: str, paint: Paint) -> str:
-    """Return tag, message, and what is out of the ordinary."""
+def _words(row: Row, astray: str, paint: Paint) -> Words:
+    """Return tag, title, and what is out of the ordinary."""
     tag = paint("green", f"({row['tag']})") if row["tag"] else ""
     notes = [astray, "" if row["sealed"] else "[not sealed yet]"]
     damage = paint("red", "[damaged]") if row["damaged"] else ""
-    words = [tag, text.title(row["message"]), damage, *(paint("dim", note) for note in notes)]
-    return " ".join(word for word in words if word)
+    rest = " ".join(note for note in (damage, *(paint("dim", note) for note in notes)) if note)
+    return tag, text.title(row["message"]), rest

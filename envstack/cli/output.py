@@ -14,12 +14,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from envstack.cli.progress import ProgressLine
-from envstack.cli.text import coloured, escaped, holders, terms, uncoloured
+from envstack.cli.text import coloured, columns, escaped, holders, terms, uncoloured
 from envstack.errors import EnvstackError, StackFileError
 from envstack.rpc.messages import Output as CommandOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from envstack.rpc.messages import Progress
 
@@ -54,6 +54,17 @@ class Output:
         """The columns of the terminal; None where standard output is none."""
         return os.get_terminal_size(_STDOUT).columns if os.isatty(_STDOUT) else None
 
+    @property
+    def room(self) -> int | None:
+        """The columns that a line may take; None where nothing is known to be too long."""
+        return self.width or None
+
+    def columns(self, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+        """Yield rows as lines, their cells under one another as this encoding shows them."""
+        return columns(
+            [[self._encoded(cell).decode(self.encoding) for cell in row] for row in rows]
+        )
+
     def show(self, value: Any, lines: Iterable[str]) -> None:
         """Print a result: `value` as JSON, or `lines` for people, as they come.
 
@@ -61,7 +72,7 @@ class Output:
         """
         if self.as_json:
             lines = [json.dumps(value, separators=(",", ":"))]
-        self.write(f"{line}\n".encode(self.encoding, "backslashreplace") for line in lines)
+        self.write(self._encoded(f"{line}\n") for line in lines)
 
     def show_each(self, rows: Iterable[Any]) -> None:
         """Print a list as JSON, row by row: it need not fit into memory. Raises as `show` does."""
@@ -78,6 +89,13 @@ class Output:
                 self._deliver(waiting)
                 waiting.clear()
         self._deliver(waiting)
+
+    def show_help(self, text: str) -> None:
+        """Print the help of a command, with `--json` too. Raises as `show` does."""
+        self.write([self._encoded(f"{text}\n")])
+
+    def _encoded(self, text: str) -> bytes:
+        return text.encode(self.encoding, "backslashreplace")
 
     def _deliver(self, data: bytes | bytearray) -> None:
         try:
@@ -130,10 +148,19 @@ class Output:
         self._complain(f"{line}\n")
 
     def ask(self, question: str) -> bool:
-        """Put a question on the terminal and return whether the answer is yes."""
+        """Put a question on the terminal and return whether the answer is yes.
+
+        What comes next begins on a line of its own, however the question ended.
+        """
         self._progress.clear()
-        self._complain(f"{question} [y/N] ")
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        answer = ""
+        try:
+            self._complain(f"{question} [y/N] ")
+            answer = sys.stdin.readline()
+        finally:
+            if not answer.endswith("\n"):
+                self._complain("\n")
+        return answer.strip().lower() in ("y", "yes")
 
     def can_ask(self) -> bool:
         """Whether somebody sits there who can answer: a terminal, and no `--json`."""
@@ -145,12 +172,12 @@ class Output:
             yield from (escaped(line) for line in shape["message"].split("\n"))
         else:
             yield paint("red", "error:") + " " + escaped(shape["message"])
+        if shape.get("commands"):  # which may be long, and the hint is to be seen
+            yield from terms(shape, paint)
         if shape["hint"]:
             yield paint("cyan", "hint:") + " " + escaped(shape["hint"])
         if shape.get("holders"):
             yield from holders(shape["holders"], paint)
-        if shape.get("commands"):
-            yield from terms(shape, paint)
         yield from shape.get("traceback", "").splitlines()
 
     def _complain(self, text: str) -> None:

@@ -1,7 +1,8 @@
 """A change as a patch, in the form of git-diff(1), which `git apply` and `patch -p1` take.
 
 Modes are what git knows: executable or not, and symlinks. Directories, owners, attributes and
-special files cannot be said in a patch. Everything is bytes, as files and their names are.
+special files cannot be said in a patch; of a binary file there is a line for people, which git and
+patch pass over. Everything is bytes, as files and their names are.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from typing import TYPE_CHECKING
 from envstack.cli.lines import Span, replaced, split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from envstack.cli.sides import File, Pair
 
 _CONTEXT = 3
 _NO_NEWLINE = b"\\ No newline at end of file\n"
 _NOTHING = b"/dev/null"
+_IN_HUNKS = b" +-\\"
+"""What the lines of hunks begin with, and those of headers do not where a block ends."""
+
 _ESCAPES = {7: b"a", 8: b"b", 9: b"t", 10: b"n", 11: b"v", 12: b"f", 13: b"r", 34: b'"', 92: b"\\"}
 
 
@@ -32,15 +36,48 @@ class Line:
     data: bytes
 
 
+def is_left_out(pair: Pair) -> bool:
+    """Tell whether the content changed of what is binary, or too long: no patch carries that."""
+    sides = (side for side in (pair.old, pair.new) if side and side.is_content)
+    return not pair.same and any(side.text is None for side in sides)
+
+
+def patches(pairs: Iterable[Pair]) -> Iterator[Line]:
+    """Yield the patches of all paths as one.
+
+    The line of a binary file comes before blocks without hunks that would stand right before it:
+    git and patch take what follows these for their content, and fail.
+    """
+    held: list[Line] = []
+    for pair in pairs:
+        if is_left_out(pair):
+            yield from patch(pair)
+            continue
+        held += patch(pair)
+        if held and held[-1].data[:1] in _IN_HUNKS:
+            yield from held
+            held.clear()
+    yield from held
+
+
 def patch(pair: Pair) -> Iterator[Line]:
     """Yield the patch of one path; nothing where a patch cannot say what changed."""
     old = pair.old if pair.old and pair.old.is_content else None
     new = pair.new if pair.new and pair.new.is_content else None
-    if old and new and old.kind != new.kind:
+    if is_left_out(pair):
+        yield from _named(pair.path, old, new)
+    elif old and new and old.kind != new.kind:
         yield from _block(pair.path, old, None, same=False)
         yield from _block(pair.path, None, new, same=False)
     elif (old or new) and not (pair.same and _mode(old) == _mode(new)):
         yield from _block(pair.path, old, new, same=pair.same)
+
+
+def _named(path: bytes, old: File | None, new: File | None) -> Iterator[Line]:
+    """Yield the line of a binary file, which belongs to no block."""
+    a, b = (_quoted(side + path) for side in (b"a/", b"b/"))
+    sides = (a if old else _NOTHING, b if new else _NOTHING)
+    yield Line("", b"Binary files %s and %s differ\n" % sides)
 
 
 def _block(path: bytes, old: File | None, new: File | None, *, same: bool) -> Iterator[Line]:
@@ -48,10 +85,6 @@ def _block(path: bytes, old: File | None, new: File | None, *, same: bool) -> It
     yield Line("bold", b"diff --git %s %s\n" % (a, b))
     yield from _modes(old, new)
     if same:
-        return
-    if (old and old.text is None) or (new and new.text is None):
-        sides = (a if old else _NOTHING, b if new else _NOTHING)
-        yield Line("", b"Binary files %s and %s differ\n" % sides)
         return
     one, other = (file.text or b"" if file else b"" for file in (old, new))
     yield _index(old, new)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from envstack.errors import EnvstackError, NotFound, StateError, Unsupported
 from envstack.linux.mountinfo import read_mounts, stack_at
+from envstack.rpc.shapes import told_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -54,6 +55,11 @@ def in_merged_tree(paths: Sequence[str]) -> list[str]:
     ]
 
 
+def is_in_merged_tree() -> bool:
+    """Tell whether the current directory lies in a merged tree: its environment is meant."""
+    return bool(_inside(current_directory()))
+
+
 def _inside(directory: bytes) -> bytes:
     """Return where in a merged tree the current directory lies, empty outside of one.
 
@@ -90,7 +96,7 @@ def known_by(path: str) -> Target:
 @contextmanager
 def below(row: dict[str, Any]) -> Iterator[bytes]:
     """Yield how the stack file's directory is reached, which `row`, a status, may lie over."""
-    project, point = os.path.dirname(os.fsencode(row["stack"])), os.fsencode(row["mount"])
+    project, point = os.path.dirname(told_bytes(row["stack"])), told_bytes(row["mount"])
     mounts = stack_at(read_mounts(), point) if project == point else []
     if not mounts:
         yield project
@@ -113,7 +119,7 @@ def shows_its_stack_file(row: dict[str, Any]) -> bool:
         return True
     import filecmp
 
-    shown = os.fsencode(row["stack"])
+    shown = told_bytes(row["stack"])
     try:
         with below(row) as project:
             counts = os.path.join(project, os.path.basename(shown))

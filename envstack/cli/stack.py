@@ -13,6 +13,7 @@ import typer
 from envstack.cli import calls, place, text
 from envstack.cli.command import Json, begin
 from envstack.errors import EnvstackError, StateError
+from envstack.rpc.shapes import told_bytes
 
 if TYPE_CHECKING:
     from envstack.stackfile import StackFile
@@ -43,10 +44,14 @@ def init(ctx: typer.Context, json: Json = False) -> None:
     if not _create(path, template(default_name(project))):
         raise StateError(f"there is already {os.fsdecode(path)}", "envstack validate")
     shown, beside = os.fsdecode(path), os.fsdecode(schema_path)
-    out.show(
-        {"path": shown, "schema": beside},
-        [f"wrote {text.name(shown)}, and {SCHEMA_FILE} for editors", "next: envstack up"],
-    )
+    wrote = f"wrote {text.name(shown)}, and {SCHEMA_FILE} for editors"
+    out.show({"path": shown, "schema": beside}, [wrote, _next_step(place.is_in_merged_tree())])
+
+
+def _next_step(is_in_merged_tree: bool) -> str:
+    if is_in_merged_tree:
+        return "in here envstack up means the environment around it, not this stack file"
+    return "next: envstack up"
 
 
 def _create(path: bytes, content: str) -> bool:
@@ -110,7 +115,7 @@ def validate(ctx: typer.Context, stackfile: _StackFile = None, json: Json = Fals
         with calls.running() as client:
             row = calls.call(out, client, "env.status", **target)
         with place.below(row) as project:
-            checked = load(os.fsencode(row["stack"]), project)
+            checked = load(told_bytes(row["stack"]), project)
     names = ", ".join(text.escaped(layer.name) for layer in checked.layers)
     summary = f"{text.number_of(len(checked.layers), 'layer')}: {names}"
     out.show(

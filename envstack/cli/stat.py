@@ -69,21 +69,38 @@ def _size(side: File | None) -> int:
 
 
 def histogram(rows: Sequence[Stat], width: int | None, paint: Paint) -> Iterator[str]:
-    """Yield a line a path, as `git diff --stat` has it, and the totals. Names are never cut."""
-    names = max((text.width(row.name) for row in rows), default=0)
+    """Yield a line a path, as `git diff --stat` has it, and the totals.
+
+    `width` is that of a terminal, for which long names lose their beginning.
+    """
     most = max((row.lines.added + row.lines.removed for row in rows if row.lines), default=0)
     digits = max([len(str(most)), *(3 for row in rows if row.lines is None)])
-    room = max(_LEAST_GRAPH, (width or _PLAIN_WIDTH) - names - digits - len("  |  "))
-    for row in rows:
-        name = row.name + " " * (names - text.width(row.name))
-        yield f" {name} | {_measure(row, digits, min(1.0, room / most if most else 1), paint)}"
+    room = (width or _PLAIN_WIDTH) - digits - len("  |  ")
+    least = max([_LEAST_GRAPH, *(len(_sizes(row, text.uncoloured)) for row in rows)])
+    shown = [_ending(row.name, max(room - least, 1)) if width else row.name for row in rows]
+    names = max(map(text.width, shown), default=0)
+    room = max(_LEAST_GRAPH, room - names)
+    for row, name in zip(rows, shown, strict=True):
+        padded = name + " " * (names - text.width(name))
+        yield f" {padded} | {_measure(row, digits, min(1.0, room / most if most else 1), paint)}"
     yield _totals(rows)
+
+
+def _ending(name: str, room: int) -> str:
+    """Return as much of the end of a name as there is room for."""
+    return text.cut(name[::-1], room)[::-1]
+
+
+def _sizes(row: Stat, paint: Paint) -> str:
+    """Return the sizes of what has no lines, else nothing."""
+    if row.lines is not None:
+        return ""
+    return f"{paint('red', str(row.old_size))} -> {paint('green', str(row.new_size))} bytes"
 
 
 def _measure(row: Stat, digits: int, scale: float, paint: Paint) -> str:
     if row.lines is None:
-        sizes = f"{paint('red', str(row.old_size))} -> {paint('green', str(row.new_size))}"
-        return f"{'Bin':>{digits}} {sizes} bytes"
+        return f"{'Bin':>{digits}} {_sizes(row, paint)}"
     added, removed = row.lines.added, row.lines.removed
     graph = paint("green", "+" * _scaled(added, scale)) + paint(
         "red", "-" * _scaled(removed, scale)

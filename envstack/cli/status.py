@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _NOTHING_TO_SHOW = (NotFound.exit_code, StateError.exit_code, Unsupported.exit_code)
 
+_BEFORE_FACTS = len("  changes  ")
+"""Columns before each fact of `status`."""
+
 _Drift = Annotated[bool, typer.Option("--drift", help="Look whether directories below it changed.")]
 _Short = Annotated[bool, typer.Option("--short", help="One line, for a prompt.")]
 
@@ -45,7 +48,7 @@ def status(
         answer = calls.ask(out, place.here(), "env.glance")
     else:
         answer = calls.ask(out, place.here(), "env.status", drift=drift)
-    lines = [*_status_lines(answer, out.paint), *_drift_lines(answer["drift"], drift, out.paint)]
+    lines = [*_status_lines(answer, out), *_drift_lines(answer["drift"], drift, out.paint)]
     out.show(answer, lines)
     _require_up(answer)
 
@@ -74,7 +77,8 @@ def _prompt(row: dict[str, Any], paint: Paint) -> str:
     return f"{paint('bold', text.escaped(row['name']))}@{paint('yellow', where)}{dirty}"
 
 
-def _status_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
+def _status_lines(row: dict[str, Any], out: Output) -> Iterator[str]:
+    paint = out.paint
     state = text.state(row["state"], paint)
     yield f"{paint('bold', text.escaped(row['name']))}  {state}"
     layers = ", ".join(text.escaped(layer["name"]) for layer in row["layers"])
@@ -83,11 +87,12 @@ def _status_lines(row: dict[str, Any], paint: Paint) -> Iterator[str]:
         ["mount", text.name(row["mount"])],
         ["stack", text.name(row["stack"])],
         ["layers", layers],
-        ["head", _head(row["head"], paint)],
+        ["head", _head(row["head"], out)],
+        ["changes", _changes(row, paint)],
         ["inside", paint("dim", "nobody") if row["state"] == "up" and not row["holders"] else ""],
     ]
     shown = [["", paint("dim", word), fact] for word, fact in facts if fact]
-    yield from text.columns(shown)
+    yield from out.columns(shown)
     if row["holders"]:
         yield f"  {paint('dim', 'inside')}"
         yield from (f"    {line}" for line in text.holders(row["holders"], paint))
@@ -101,11 +106,21 @@ def _drift_lines(
     yield from text.drift(rows, paint)
 
 
-def _head(head: dict[str, Any] | None, paint: Paint) -> str:
+def _head(head: dict[str, Any] | None, out: Output) -> str:
     if head is None:
-        return f"base {paint('dim', '(no checkpoint)')}"
-    tag = f" {paint('green', '(' + head['tag'] + ')')}" if head["tag"] else ""
-    return f"{paint('yellow', head['id'][: text.ID_SHOWN])}{tag} {text.title(head['message'])}"
+        return f"base {out.paint('dim', '(no checkpoint)')}"
+    tag = f" {out.paint('green', '(' + head['tag'] + ')')}" if head["tag"] else ""
+    room = None if out.room is None else out.room - _BEFORE_FACTS
+    title = text.title(head["message"])
+    return text.titled(f"{text.revision(head['id'], out.paint)}{tag}", title, "", room)
+
+
+def _changes(row: dict[str, Any], paint: Paint) -> str:
+    """Return whether there may be changes that no checkpoint holds; to know takes a diff."""
+    if not row["dirty"]:
+        return paint("dim", "all sealed")
+    where = " (envstack diff)" if row["state"] == "up" else ""
+    return paint("yellow", "may not be sealed") + where
 
 
 def ls(ctx: typer.Context, json: Json = False) -> None:
@@ -122,10 +137,11 @@ def ls(ctx: typer.Context, json: Json = False) -> None:
     out = begin(ctx, json)
     with calls.running() as client:
         rows = calls.call(out, client, "env.list")
-    out.show(rows, _table(rows, out.paint))
+    out.show(rows, _table(rows, out))
 
 
-def _table(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
+def _table(rows: list[dict[str, Any]], out: Output) -> Iterator[str]:
+    paint = out.paint
     if not rows:
         yield paint("dim", "no environments")
         yield paint("dim", "next: envstack init in a project, then envstack up")
@@ -141,7 +157,7 @@ def _table(rows: list[dict[str, Any]], paint: Paint) -> Iterator[str]:
         ]
         for row in rows
     ]
-    yield from text.columns([header, *cells])
+    yield from out.columns([header, *cells])
     for row in rows:
         if not row["stack_exists"]:
             yield paint("yellow", _gone(row))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
 from envstack.rpc.shapes import path_bytes
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     """Takes a colour's name and a text, and returns the text in that colour, or as it is."""
 
 Json = dict[str, Any]
+
+COME_OVER = 'a shell comes over with: cd "$PWD"'
+"""What those need to know who are in a tree that is not the one at the mount point."""
 
 ID_SHOWN = 8
 """How many digits of an id are shown; a prefix of four is enough to name one."""
@@ -109,6 +113,22 @@ def title(message: str) -> str:
     return escaped(first.rstrip()) + (" …" if more else "")
 
 
+def titled(before: str, title: str, after: str, room: int | None) -> str:
+    """Return a line of three texts, with the title cut where they take more than `room` columns."""
+    if room is not None:
+        others = sum(width(other) + 1 for other in (before, after) if other)
+        title = cut(title, max(room - others, 1))
+    return " ".join(part for part in (before, title, after) if part)
+
+
+def cut(text: str, room: int) -> str:
+    """Return `text`, not painted, with an ellipsis for what goes beyond `room` columns."""
+    if width(text) <= room:
+        return text
+    ends = accumulate(map(width, text))
+    return text[: sum(1 for _ in takewhile(lambda end: end < room, ends))] + "…"
+
+
 def age(seconds: float) -> str:
     """Return how long ago something was."""
     for size, unit in _AGES:
@@ -196,6 +216,7 @@ def left_behind(rows: list[Json], paint: Paint) -> Iterator[str]:
     if rows:
         yield paint("yellow", "left behind in the old tree, which is read-only now:")
         yield from holders(rows, paint)
+        yield COME_OVER
 
 
 def holders(rows: Iterable[Json], paint: Paint) -> Iterator[str]:

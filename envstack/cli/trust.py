@@ -93,9 +93,11 @@ def up_with_consent(out: Output, client: Client, **params: Any) -> Any:
 
 
 def _ask(out: Output, error: RemoteError) -> None:
-    """Show what would run; raise the error unless the user says yes to it."""
+    """Show what would run; raise the error, its commands left out, unless the user says yes."""
+    from envstack.client import RemoteError
+
     out.tell(f"{text.name(error.data['stack'])} runs these commands:")
     for line in text.terms(error.data, out.paint_errors):
         out.tell(line)
     if not out.ask("Run them, now and whenever they are needed?"):
-        raise error
+        raise RemoteError(error.message, {**error.data, "commands": []})

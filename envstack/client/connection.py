@@ -156,7 +156,9 @@ class Client:
             raise Cancelled(error.message, error.hint) from None
         except TimeoutError:
             raise Cancelled("the daemon was asked to cancel, and has not answered yet") from None
-        raise Cancelled("the request was done before it could be cancelled") from None
+        raise Cancelled(
+            "the request was done before it could be cancelled", "envstack status"
+        ) from None
 
     def _send(self, message: messages.Message) -> None:
         # A daemon that is gone may have said why before: what it said is read next, or its end.

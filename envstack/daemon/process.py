@@ -9,6 +9,7 @@ needed no more; mounts stay as they are.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -26,7 +27,7 @@ from envstack import __version__
 from envstack.daemon import startup
 from envstack.daemon.calls import explain
 from envstack.daemon.server import Server
-from envstack.errors import EnvstackError
+from envstack.errors import EnvstackError, Unsupported
 from envstack.linux.launcher import Launcher
 from envstack.rpc.places import places as places_of
 
@@ -126,9 +127,7 @@ def run_daemon(
             startup.raise_limits()  # for this process alone, not for what users run
             open_log(places.log)
         except OSError as error:
-            raise EnvstackError(
-                f"the daemon cannot start: {error}", "ENVSTACK_HOME says where its store is"
-            ) from error
+            raise _no_start(error) from error
         try:
             serve = partial(make_service, places.home, launcher)
             anyio.run(_live, places, serve, ready, patience)
@@ -137,6 +136,18 @@ def run_daemon(
             log.error("ended: %s", told)
             raise told from error
         log.info("ended")
+
+
+def _no_start(error: OSError) -> EnvstackError:
+    """Return why the directories, locks or log of a daemon cannot be made, for a user."""
+    where = error.filename
+    place = f": {os.fsdecode(where)}" if isinstance(where, str | bytes) else ""
+    message = f"the daemon cannot start: {error.strerror or error}{place}"
+    if error.errno == errno.EROFS:
+        return Unsupported(
+            message, "mount it writable, or set ENVSTACK_HOME to a directory that can be written"
+        )
+    return EnvstackError(message, "set ENVSTACK_HOME to a directory that can be written")
 
 
 async def _live(

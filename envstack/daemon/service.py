@@ -212,10 +212,7 @@ class Service:
 
         def work() -> Any:
             env = self._find(params)
-            return {
-                **shapes.status(status.status(self._ctx, env.id)),
-                "dirty": status.may_be_dirty(self._ctx, env),
-            }
+            return shapes.status(status.status(self._ctx, env.id))
 
         return await self._in_thread(work)
 

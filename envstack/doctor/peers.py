@@ -19,9 +19,9 @@ _SECONDS = 5.0
 """How long a program may take to tell its version, and the daemon to answer."""
 
 _PROGRAMS = (
-    ("skopeo", "skopeo", "for `image` layers of registries"),
-    ("fuse-overlayfs", "fuse-overlayfs", "for use without root that all of a user's programs see"),
-    ("bubblewrap", "bwrap", "for commands that are kept in a sandbox"),
+    ("skopeo", "skopeo", "for `image` layers of registries, in a later version"),
+    ("fuse-overlayfs", "fuse-overlayfs", "for use without root, in a later version"),
+    ("bubblewrap", "bwrap", "for commands kept in a sandbox, in a later version"),
 )
 
 

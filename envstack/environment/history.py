@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _ANCESTOR = re.compile(r"@(?:~(\d{0,9}))?", re.ASCII)
 _MIN_PREFIX = 4
+_LONGEST_TAG = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,11 @@ def check_tag(ctx: Context, env: Environment, tag: str) -> None:
     if not _TAG.fullmatch(tag):
         raise UsageError(
             f"{tag!r} is not a tag", "a letter or digit, then letters, digits, '.', '_' and '-'"
+        )
+    if len(tag) > _LONGEST_TAG:
+        raise UsageError(
+            f"a tag has {_LONGEST_TAG} characters at most, and this one {len(tag)}",
+            "the message may be as long as you like: envstack checkpoint -m MSG",
         )
     if tag == BASE:
         raise StateError("the tag 'base' is taken: it names the stack alone", "choose another")

@@ -253,6 +253,11 @@ def make_mount_point(env: Environment) -> None:
         raise StateError(f"the project {os.fsdecode(env.project)} is gone", "put it back")
     try:
         _make_directories(env.mount, like=env.project)
+    except FileExistsError as error:
+        raise StateError(
+            f"{os.fsdecode(error.filename)} is a file, and the mount point lies below it",
+            "move it aside, or choose another `mount`",
+        ) from error
     except OSError as error:
         raise StateError(
             f"the mount point {os.fsdecode(env.mount)} cannot be made: {error.strerror}",

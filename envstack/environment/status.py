@@ -45,11 +45,6 @@ def status_with_holders(ctx: Context, env: EnvId, ignore: frozenset[int]) -> Sta
     return _describe(ctx, books, top, holders)
 
 
-def may_be_dirty(ctx: Context, env: Environment) -> bool:
-    """Tell, in no time, whether the upper holds anything: False means that all is sealed."""
-    return ctx.store.layers.exists(env.upper) and not ctx.store.layers.is_empty(env.upper)
-
-
 def _look(ctx: Context, env: EnvId) -> tuple[_Books, Mount | None]:
     """Return what the database and the mount table tell of one and the same moment.
 
@@ -92,9 +87,15 @@ def _describe(
             StackLayer(layer.name or "", layer.id, layer.kind)
             for layer in reversed(ctx.store.db.chain(env.base))
         ),
+        dirty=_may_be_dirty(ctx, env),
         holders=holders,
         drift=drift.known(ctx, env) if state is EnvState.UP else None,
     )
+
+
+def _may_be_dirty(ctx: Context, env: Environment) -> bool:
+    """Tell, in no time, whether the upper holds anything: False means that all is sealed."""
+    return ctx.store.layers.exists(env.upper) and not ctx.store.layers.is_empty(env.upper)
 
 
 def _state(ctx: Context, books: _Books, top: Mount | None) -> tuple[EnvState, str | None, str]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from envstack.errors import Unsupported
+from envstack.errors import StateError, Unsupported
 from envstack.linux import syscalls as sys
 
 MAX_LOWERS = 500
@@ -113,12 +114,19 @@ def clone(mount: int) -> int:
 
 
 def attach(mount: int, point: bytes) -> None:
-    """Attach a detached mount at the directory `point`, over whatever is visible there."""
-    target = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sys.move_mount(mount, target)
-    finally:
-        os.close(target)
+    """Attach a detached mount at the directory `point`, over whatever is visible there.
+
+    Raises StateError where that is deleted, which it may be by somebody else at any time.
+    """
+    with ExitStack() as stack:
+        try:
+            target = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, target)
+            sys.move_mount(mount, target)
+        except FileNotFoundError as error:
+            raise StateError(
+                f"the mount point {os.fsdecode(point)} was deleted", "envstack up makes it anew"
+            ) from error
 
 
 def attach_beneath(mount: int, top: int) -> None:

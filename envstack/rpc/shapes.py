@@ -49,7 +49,12 @@ def _path(path: bytes) -> Json:
 def path_bytes(row: Json) -> bytes:
     """Return the exact path of a row."""
     exact = row.get("path_b64")
-    return base64.b64decode(exact) if exact else os.fsencode(row["path"])
+    return base64.b64decode(exact) if exact else told_bytes(row["path"])
+
+
+def told_bytes(path: str) -> bytes:
+    """Return the bytes of a path that the daemon told as text, in whatever locale both are."""
+    return path.encode("utf-8", "surrogateescape")
 
 
 def counts(value: Counts | None) -> Json | None:
@@ -114,6 +119,7 @@ def status(value: Status) -> Json:
             {"name": layer.name, "id": layer.id, "kind": str(layer.kind)} for layer in value.layers
         ],
         "upper": env.upper,
+        "dirty": value.dirty,
         "cursor": None,
         "holders": [holder(row) for row in value.holders],
         "left_below": [holder(row) for row in value.left_below],

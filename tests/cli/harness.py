@@ -31,6 +31,9 @@ ROOT = Path(__file__).parents[2]
 MODULE = (sys.executable, "-m", "envstack")
 WITHIN = 30.0
 
+IN_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""Variables by which Python takes file names and standard streams for ASCII."""
+
 Json = dict[str, Any]
 
 
@@ -314,6 +317,7 @@ def status(**other: Any) -> Json:
         "head": None,
         "layers": [{"name": "base", "id": "aa", "kind": "dir"}],
         "upper": "abcd",
+        "dirty": False,
         "cursor": None,
         "holders": [],
         "left_below": [],
@@ -354,7 +358,7 @@ def answers() -> Mapping[str, Any]:
         "env.up": brought(),
         "env.down": status(state="down"),
         "env.status": status(),
-        "env.glance": {**status(), "dirty": False},
+        "env.glance": status(),
         "env.list": [listed()],
         "env.checkpoint": {
             **checkpoint(changes=None),

@@ -12,7 +12,7 @@ import pytest
 
 from envstack.errors import Damaged, Held, NotFound, NotUp, StackFileError, UsageError
 from envstack.model import Hold, Holder, HoldKind
-from tests.cli.harness import WITHIN, interrupt, logged, status
+from tests.cli.harness import IN_ASCII, WITHIN, interrupt, logged, status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -283,6 +283,7 @@ def test_ctrl_c_is_exit_code_130(cli: Cli, daemon: FakeDaemon) -> None:
         out, err = run.communicate(timeout=WITHIN)
     assert (run.returncode, out) == (130, b"")
     assert b"Traceback" not in err
+    assert b"done before it could be cancelled\nhint: envstack status\n" in err
 
 
 def test_a_reader_that_leaves_is_no_error(cli: Cli, daemon: FakeDaemon) -> None:
@@ -295,9 +296,10 @@ def test_a_reader_that_leaves_is_no_error(cli: Cli, daemon: FakeDaemon) -> None:
     assert (run.returncode, err) == (128 + signal.SIGPIPE, b"")
 
 
-def test_a_full_disk_is_told(cli: Cli, daemon: FakeDaemon) -> None:
+@pytest.mark.parametrize("arguments", [("log",), ("--help",), ("log", "--help")], ids=words)
+def test_a_full_disk_is_told(cli: Cli, daemon: FakeDaemon, arguments: tuple[str, ...]) -> None:
     with open("/dev/full", "wb") as full:
-        run = cli.start("log", stdout=full, stderr=subprocess.PIPE)
+        run = cli.start(*arguments, stdout=full, stderr=subprocess.PIPE)
         _out, err = run.communicate(timeout=WITHIN)
     assert run.returncode == 1
     assert err == b"error: standard output cannot be written: No space left on device\n"
@@ -335,6 +337,17 @@ def test_help_teaches(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert done.out.startswith("Usage: envstack")
     assert "Examples:" in done.out or arguments == ("daemon",)
     assert "\x1b" not in done.out
+
+
+def test_the_help_can_be_read_in_any_encoding(cli: Cli) -> None:
+    cli.environ |= IN_ASCII
+    assert cli("ls", "--help").code == 0
+
+
+def test_the_help_names_every_exit_code(cli: Cli) -> None:
+    codes = " ".join(cli("--help").out.partition("Exit codes:")[2].split())
+    for code in ("0 done", "4 not", "6 damaged", "7 no talking to the daemon", "130 cancelled"):
+        assert code in codes
 
 
 def test_the_help_shows_what_to_type_first(cli: Cli) -> None:

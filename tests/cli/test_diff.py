@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from envstack.errors import NotFound
-from tests.cli.harness import WITHIN, interrupt
+from tests.cli.harness import IN_ASCII, MODULE, WITHIN, interrupt
 from tests.support import needs
 
 if TYPE_CHECKING:
@@ -80,6 +80,45 @@ def test_stat_is_a_histogram_with_totals(
     assert all("old" not in row for row in rows)
 
 
+def test_stat_keeps_within_a_terminal(
+    cli: Cli, daemon: FakeDaemon, sides: tuple[Path, Path]
+) -> None:
+    name, binary = "x" * 200 + "name", "y" * 200 + "binary"
+    (sides[1] / name).write_text("line\n" * 1000)
+    (sides[1] / binary).write_bytes(b"\0" * 100_000)
+    compare(daemon, sides)
+    narrow = ("sh", "-c", 'stty cols 60 && exec "$@"', "sh", *MODULE)
+    cli.environ["NO_COLOR"] = "1"
+    with cli.on_terminal("diff", "--stat", command=narrow) as terminal:
+        lines = terminal.finish().out.splitlines()
+    assert [len(line) for line in lines[:2]] == [60, 60]
+    assert lines[0].startswith(" …x")
+    assert "xname | 1000 ++" in lines[0]
+    assert lines[1].endswith("ybinary |  Bin 0 -> 100000 bytes")
+    assert name in cli("diff", "--stat").out
+
+
+@pytest.mark.parametrize(
+    ("form", "shown"),
+    [
+        ("--name-only", "\\xe9\n"),
+        ("--stat", " \\xe9 | 1 +\n"),
+        ("--patch", "+++ b/é\n"),
+        ("--json", '"path":"\\u00e9"'),
+    ],
+)
+def test_a_name_that_the_encoding_has_not_is_found_all_the_same(
+    cli: Cli, daemon: FakeDaemon, sides: tuple[Path, Path], form: str, shown: str
+) -> None:
+    (sides[1] / "é").write_text("1\n")
+    compare(daemon, sides)
+    daemon.answers["env.diff"] = [{"path": "é", "change": "added", "kind": "file"}]
+    cli.environ |= IN_ASCII
+    done = cli("diff", form)
+    assert (done.code, done.err) == (0, "")
+    assert shown in done.out
+
+
 def test_stat_of_nothing_is_nothing(cli: Cli, daemon: FakeDaemon) -> None:
     assert cli("diff", "--stat").out == " 0 files changed\n"
     assert cli("diff", "--patch").out == ""
@@ -97,6 +136,20 @@ def test_a_patch_is_exact_bytes_where_a_program_reads(
     (row,) = cli("diff", "-p", "--json").document
     assert row["patch"].endswith("+\ufffd\x1b[2J\n")
     assert row["patch_b64"]
+
+
+def test_how_many_files_a_patch_cannot_carry_is_told(
+    cli: Cli, daemon: FakeDaemon, sides: tuple[Path, Path]
+) -> None:
+    (sides[1] / "text").write_text("1\n")
+    compare(daemon, sides)
+    assert cli("diff", "--patch").err == ""
+    (sides[1] / "large").write_text("1\n" * (1 << 20))
+    (sides[0] / "zeros").write_bytes(b"\0")
+    compare(daemon, sides)
+    done = cli("diff", "--patch")
+    assert (done.code, done.err) == (0, "not in the patch: 2 files, binary or over 1 MiB\n")
+    assert len(cli("diff", "--patch", "--json").document) == 3
 
 
 def test_a_patch_harms_no_terminal(cli: Cli, daemon: FakeDaemon, sides: tuple[Path, Path]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envstack.cli.patch import patch
+from envstack.cli.patch import patches
 from envstack.cli.sides import MOST_TEXT, Sides
 from envstack.cli.stat import Lines, lines_of
 from envstack.daemon.sides import comparison
@@ -38,7 +38,7 @@ files = st.tuples(
         lambda lines: st.sampled_from([b"\n".join(lines), b"".join(line + b"\n" for line in lines)])
     ),
 )
-links = st.tuples(st.just("link"), st.sampled_from([b"a", b"../b", b"\xff"]))
+links = st.tuples(st.just("link"), st.sampled_from([b"gone", b"../b", b"\xff"]))
 
 
 @st.composite
@@ -86,7 +86,7 @@ def patched(a: bytes, b: bytes) -> bytes:
         answer = comparison(found)
     with Sides(answer["trees"]) as sides:
         pairs = [sides.pair(row) for row in answer["changes"]]
-    return b"".join(line.data for pair in pairs for line in patch(pair))
+    return b"".join(line.data for line in patches(pairs))
 
 
 @pytest.fixture
@@ -163,7 +163,46 @@ def test_what_is_no_text_is_named_and_not_shown(two: tuple[bytes, bytes], size: 
     a, b = two
     put(a, b"x", b"\0" * size)
     put(b, b"x", b"\0" * (size - 1) + b"1")
-    assert patched(a, b) == b"diff --git a/x b/x\nBinary files a/x and b/x differ\n"
+    assert patched(a, b) == b"Binary files a/x and b/x differ\n"
+
+
+def test_git_and_patch_pass_over_what_is_no_text(two: tuple[bytes, bytes], tmp_path: Path) -> None:
+    """Also right behind blocks without hunks, which git would take it for the content of."""
+    programs = needs.program("git"), needs.program("patch")
+    a, b = two
+    for number, (old, new) in enumerate([(b"\0", b"\0\0"), (None, b"\0"), (b"\0", None)]):
+        for name, sides in (
+            (b"%d-binary" % number, (old, new)),
+            (b"%d-text" % number, (b"1\n2\n", b"1\ntwo")),
+            (b"%d0-empty" % number, (None, b"")),
+            (b"%d1-binary" % number, (old, new)),
+            (b"%d2-program" % number, (b"as it was\n", b"as it was\n")),
+            (b"%d3-binary" % number, (old, new)),
+        ):
+            for root, data in zip(two, sides, strict=True):
+                if data is not None:
+                    put(root, name, data)
+        os.chmod(os.path.join(b, b"%d2-program" % number), 0o755)
+    os.symlink(b"1-text", os.path.join(a, b"link-to-binary"))
+    put(b, b"link-to-binary", b"\0")
+    put(a, b"binary-to-link", b"\0")
+    os.symlink(b"1-text", os.path.join(b, b"binary-to-link"))
+    text = patched(a, b)
+    assert text.count(b"Binary files ") == 11
+    before, after = read(a), read(b)
+    touched = {name for name in {*before, *after} if b"binary" not in name}
+    expected = {**before, **{name: after[name] for name in touched}}
+    environ = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    copies = [tmp_path / "for git", tmp_path / "for patch"]
+    for copy in copies:
+        shutil.copytree(os.fsdecode(a), copy, symlinks=True)
+    for copy, command in (
+        (copies[0], [programs[0], "apply", "--check", "-"]),
+        (copies[0], [programs[0], "apply", "-"]),
+        (copies[1], [programs[1], "-p1", "--quiet"]),
+    ):
+        subprocess.run(command, cwd=copy, input=text, check=True, env=environ)
+    assert [read(os.fsencode(copy)) for copy in copies] == [expected, expected]
 
 
 def test_a_large_file_whose_mode_alone_changed_is_not_said_to_differ(

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from envstack.cli.text import width
 from envstack.errors import Damaged, NotFound, NotUp
 from tests.cli.harness import (
+    IN_ASCII,
+    MODULE,
     Done,
     brought,
     checkpoint,
@@ -115,14 +118,51 @@ def test_status_shows_where_it_stands_and_who_is_inside(cli: Cli, daemon: FakeDa
     )
     done = cli("status")
     assert done.out.splitlines()[0] == "web  up"
-    facts = dict(line.split(maxsplit=1) for line in done.out.splitlines()[1:5])
+    facts = dict(line.split(maxsplit=1) for line in done.out.splitlines()[1:6])
     assert facts == {
         "mount": "/p/.envstack/merged",
         "stack": "/p/envstack.yaml",
         "layers": "base",
         "head": "00000001 (v1) number 1",
+        "changes": "all sealed",
     }
     assert "    4711  vim      ann   cwd    /p/merged/src" in done.out
+
+
+@pytest.mark.parametrize(
+    ("state", "line"), [("up", "may not be sealed (envstack diff)"), ("down", "may not be sealed")]
+)
+def test_status_says_whether_changes_may_be_unsealed(
+    cli: Cli, daemon: FakeDaemon, state: str, line: str
+) -> None:
+    daemon.answers["env.status"] = status(state=state, dirty=True)
+    assert f"  changes  {line}" in cli("status").out.splitlines()
+
+
+def test_a_title_is_cut_to_the_width_of_a_terminal_and_nowhere_else(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    long = "x漢" * 100
+    made = checkpoint(message=long, tag="t" * 20)
+    daemon.answers["env.log"] = [
+        logged(2, message=long, parent="0" * 16, damaged=True),
+        logged(1, message=long, tag="t" * 20, head=True),
+    ]
+    daemon.answers["env.status"] = status(head=made)
+    daemon.answers["env.checkpoint"] = {**daemon.answers["env.checkpoint"], **made}
+    wide = ("sh", "-c", 'stty cols 90 && exec "$@"', "sh", *MODULE)
+    cli.environ["NO_COLOR"] = "1"
+    for command in (("log",), ("log", "--graph"), ("status",), ("checkpoint",)):
+        with cli.on_terminal(*command, command=wide) as terminal:
+            lines = terminal.finish().out.splitlines()
+        cut = [line for line in lines if "x漢x漢x" in line]
+        assert cut
+        assert all("…" in line and 88 <= width(line) <= 90 for line in cut)
+        assert long in cli(*command).out
+    with cli.on_terminal("log", command=wide) as terminal:
+        assert "… [damaged] [on 00000000]" in terminal.finish().out
+    with cli.on_terminal("checkpoint", command=wide) as terminal:
+        assert terminal.finish().out.splitlines()[0].endswith("…  0.6 ms")
 
 
 @pytest.mark.parametrize("command", ["up", "status", "checkpoint", "rollback"])
@@ -237,7 +277,7 @@ def test_what_to_do_about_a_degraded_environment_is_what_the_daemon_says(
 def test_a_short_status_is_one_line_for_a_prompt(
     cli: Cli, daemon: FakeDaemon, head: Any, dirty: bool, shown: str
 ) -> None:
-    daemon.answers["env.glance"] = {**status(head=head), "dirty": dirty}
+    daemon.answers["env.glance"] = status(head=head, dirty=dirty)
     assert cli("status", "--short").out == f"{shown}\n"
     assert "env.status" not in daemon.methods, "it would look for who is inside"
 
@@ -246,7 +286,7 @@ def test_a_short_status_is_one_line_for_a_prompt(
 def test_a_short_status_of_what_is_not_up_is_silence(
     cli: Cli, daemon: FakeDaemon, state: str
 ) -> None:
-    daemon.answers["env.glance"] = {**status(state=state), "dirty": False}
+    daemon.answers["env.glance"] = status(state=state)
     assert cli("status", "--short") == Done(4, "", "")
     assert cli("status", "--short", "--json").code == 4
 
@@ -271,7 +311,7 @@ def test_checkpoint_names_its_id_and_those_it_left_behind(cli: Cli, daemon: Fake
     daemon.answers["env.checkpoint"] = answer
     done = cli("checkpoint", "--force", "--mode", "rotate", "-m", b"caf\xe9")
     assert done.out.splitlines()[0] == "checkpoint 00000005 number 5  0.6 ms"
-    assert "4711" in done.out
+    assert done.out.index("4711") < done.out.index('a shell comes over with: cd "$PWD"')
     asked = daemon.calls[-1][1]
     assert (asked["force"], asked["mode"], asked["tag"]) == (True, "rotate", None)
     assert asked["message"] == "caf\ufffd", "what is stored is text"
@@ -286,7 +326,7 @@ def test_a_first_up_and_a_checkpoint_of_nothing_say_what_they_mean(
     nothing = {"added": 0, "modified": 0, "deleted": 0}
     answer = {**checkpoint(5, changes=nothing), "duration_ms": 0.6, "stranded": [], "drift": None}
     daemon.answers["env.checkpoint"] = answer
-    assert "nothing had changed" in cli("checkpoint").out
+    assert "nothing had changed: its tree is that of" in cli("checkpoint").out
 
 
 def test_rollback_says_what_it_kept_and_a_dry_run_what_it_would_change(
@@ -348,6 +388,30 @@ def test_progress_is_shown_on_a_terminal_and_wiped_away(cli: Cli, daemon: FakeDa
     assert cli("up", "--json").err == ""
     with cli.on_terminal("up", "--json") as terminal:
         assert "layer 1 of 2" not in terminal.finish().out
+
+
+@pytest.mark.parametrize("keys", ["\x03", "\x04"])
+def test_what_ends_a_question_stands_on_a_line_of_its_own(
+    cli: Cli, daemon: FakeDaemon, keys: str
+) -> None:
+    cli.environ["NO_COLOR"] = "1"
+    with cli.on_terminal("down", "--purge") as terminal:
+        terminal.read_until("[y/N]")
+        if keys == "\x03":  # no terminal of its process group sends it here
+            interrupt(terminal.process)
+        else:
+            terminal.type(keys)
+        assert "[y/N] \nerror: " in terminal.finish().out
+
+
+def test_columns_are_in_line_where_the_encoding_has_no_such_character(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    daemon.answers["env.list"] = [listed(), listed(name="grün", size=None)]
+    cli.environ |= IN_ASCII
+    header, *rows = cli("ls").out.splitlines()
+    assert [row.index("/p/") for row in rows] == [header.index("MOUNT")] * 2
+    assert rows[1].startswith("gr\\xfcn  up")
 
 
 def test_ctrl_c_on_a_terminal_leaves_a_clean_line(cli: Cli, daemon: FakeDaemon) -> None:

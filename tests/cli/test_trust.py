@@ -45,7 +45,10 @@ def test_nothing_runs_without_a_yes(cli: Cli, daemon: FakeDaemon, answer: str) -
     with cli.on_terminal("up") as terminal:
         terminal.read_until("[y/N]")
         terminal.type(answer)
-        assert terminal.finish().code == 4
+        done = terminal.finish()
+    assert done.code == 4
+    assert done.out.count("pip install") == 1, "what was shown before the question is not repeated"
+    assert done.out.endswith(" read them\n")
     assert daemon.methods.count("env.up") == 1
 
 
@@ -56,7 +59,7 @@ def test_without_a_terminal_it_is_refused_and_the_commands_are_told(
     done = cli("up")
     assert done.code == 4
     assert "hint: read them" in done.err
-    assert "pip install" in done.err
+    assert done.err.index("pip install") < done.err.index("hint: read them")
     error = cli("up", "--json").error
     assert error["kind"] == "untrusted"
     assert error["commands"][1] == {"layer": "two", "run": "make"}

@@ -96,6 +96,26 @@ def test_a_socket_directory_that_is_a_link_is_refused(
         daemon.start()
 
 
+@pytest.mark.kernel
+@pytest.mark.parametrize("lock", [True, False], ids=["with a lock file", "empty"])
+def test_a_store_that_cannot_be_written_is_told_in_words(
+    daemon: FakeDaemon, home: Path, lock: bool
+) -> None:
+    home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", home], check=True)
+    try:
+        if lock:
+            (home / "daemon.lock").touch()
+        subprocess.run(["mount", "-o", "remount,ro", home], check=True)
+        with pytest.raises(client.RemoteError) as told:
+            daemon.start()
+    finally:
+        subprocess.run(["umount", home], check=True)
+    place = home / "daemon.lock"
+    assert told.value.message == f"the daemon cannot start: Read-only file system: {place}"
+    assert (told.value.exit_code, "ENVSTACK_HOME" in told.value.hint) == (5, True)
+
+
 def test_the_daemon_holds_nothing_of_its_starter(daemon: FakeDaemon) -> None:
     with daemon.start() as connection:
         around = connection.call("surroundings")

@@ -113,6 +113,14 @@ def test_what_is_no_tag_is_wrong_usage(engine: Engine, tag: str) -> None:
         engine.checkpoint(tag=tag)
 
 
+def test_a_tag_has_a_hundred_characters_at_most(engine: Engine) -> None:
+    engine.write("file")
+    with nothing_changes(engine), refused(2) as refusal:
+        engine.checkpoint(tag="t" * 101)
+    assert "100 characters at most" in refusal.message
+    assert engine.checkpoint(tag="t" * 100)["tag"] == "t" * 100
+
+
 def test_a_tag_is_taken_once_and_base_always(engine: Engine) -> None:
     engine.write("file")
     engine.checkpoint(tag="once")

@@ -44,6 +44,14 @@ def test_up_answers_with_what_is_there_and_is_idempotent(engine: Engine) -> None
     assert mounts_at(engine.merged) == [f"envstack:{answer['upper']}"]
 
 
+def test_what_is_not_sealed_yet_is_told(engine: Engine) -> None:
+    assert engine.up()["dirty"] is False
+    engine.write("file")
+    assert engine.status()["dirty"] is True
+    engine.checkpoint()
+    assert engine.status()["dirty"] is False
+
+
 def test_later_layers_cover_earlier_ones_and_are_listed_bottom_first(make_engine: Make) -> None:
     engine = make_engine(
         one=[write("a", "1"), write("b", "1"), write("c", "1"), mkdir("d"), write("d/1")],
@@ -308,7 +316,7 @@ class TestMountPoint:
 
     def test_something_below_a_file(self, fresh: Engine) -> None:
         fresh.merged.parent.write_text("precious")
-        self.refuses(fresh, ".envstack")
+        self.refuses(fresh, ".envstack is a file")
 
     @pytest.mark.parametrize("place", ["", "/inside", "/layers/x"])
     def test_inside_the_store(self, fresh: Engine, place: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from envstack.errors import Unsupported
+from envstack.errors import StateError, Unsupported
 from envstack.linux.mountinfo import read_mounts, stack_at
 from envstack.overlay import mount as overlay
 from envstack.overlay import older
@@ -105,6 +105,20 @@ def test_the_first_lower_is_the_topmost(place: Place) -> None:
         assert (place.point / "both").read_text() == "top"
         assert (place.point / "low").read_text() == "low"
         assert place.sources() == [b"envstack:upper"]
+
+
+def test_a_mount_point_that_was_deleted_is_said_to_be(place: Place) -> None:
+    lost = place.root / "lost"
+    lost.mkdir()
+    descriptor = os.open(lost, os.O_PATH)
+    lost.rmdir()
+    try:
+        with built(place, place.overlay(place.layer("lower"))) as mount:
+            for point in (os.fsencode(lost), b"/proc/self/fd/%d" % descriptor):
+                with pytest.raises(StateError, match="was deleted"):
+                    overlay.attach(mount, point)
+    finally:
+        os.close(descriptor)
 
 
 ODD = [b"a:b", b"a,b", b"a\\b", b"a\\072b", b"a\nb", b"a b", b"\xff\xfe", b"x" * 255, b"'\"$"]
