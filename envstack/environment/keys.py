@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from envstack import stackfile
 from envstack.environment.swap import mount_of
-from envstack.errors import EnvstackError
+from envstack.errors import Damaged, EnvstackError, Unsupported
 from envstack.model import LayerKind
 from envstack.overlay.mount import Overlay
 from envstack.sources import inputs
@@ -94,6 +94,12 @@ def outdated(ctx: Context, env: Environment, stack: StackFile) -> tuple[str, ...
     for number, (entry, layer) in enumerate(zip(stack.layers, layers, strict=True)):
         below = env.base[len(layers) - number :]
         keys = [under.key for under in layers[:number]]
-        if key_of(ctx, env, stack, number, below, keys) != layer.key:
+        try:
+            is_same = key_of(ctx, env, stack, number, below, keys) == layer.key
+        except (Damaged, Unsupported):
+            raise
+        except EnvstackError:  # an input is gone, or cannot be read: it could when it was built
+            is_same = False
+        if not is_same:
             found.append(entry.name)
     return tuple(found)

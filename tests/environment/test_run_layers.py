@@ -177,6 +177,20 @@ def test_an_input_that_is_not_there_is_a_fault_with_its_place(engine: Engine) ->
     nothing_is_left(engine)
 
 
+def test_an_input_that_is_gone_keeps_nobody_from_what_was_built(engine: Engine) -> None:
+    run(engine, "cat input > made", inputs=["input"])
+    engine.up()
+    engine.write("file")
+    engine.checkpoint()
+    (engine.project / "base/input").unlink()
+    assert engine.up()["outdated"] == ["run0"]
+    engine.down()
+    assert engine.up()["outdated"] == ["run0"]
+    assert (engine.merged / "made").read_text() == "one\n"
+    with pytest.raises(StackFileError, match="matches nothing"):
+        engine.up(rebuild="")
+
+
 def test_the_variables_are_the_users_with_the_stacks_over_them(engine: Engine) -> None:
     run(engine, "env > variables", env={"MINE": "of the stack", "WORD": "two words"})
     environ = {"PATH": os.environ["PATH"], "MINE": "of the user", "ALSO": "of\nthe user"}
