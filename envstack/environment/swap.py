@@ -50,6 +50,9 @@ _log = logging.getLogger(__name__)
 _BY_OVERLAY = frozenset({LayerKind.UPPER, LayerKind.RUN})
 """The kinds of layers that are written through an overlay of ours, and by nothing else."""
 
+_BY_EXCHANGE = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY})
+"""What puts a fresh upper on another chain, and may find that there was nothing to save."""
+
 _WORKDIR_ROOM = 1 << 20
 """Bytes: with less, it is want of space that made the kernel mount an overlay read-only."""
 
@@ -143,10 +146,10 @@ def _lock(mount: int, transition: Transition) -> None:
 def commit(ctx: Context, env: Environment, transition: Transition) -> Transition:
     """Write the transition down as done, and return it as it was done.
 
-    A rollback brings a candidate for the checkpoint `saved`; whether there was anything to save is
-    looked up now, when nobody can write into the old upper any more.
+    What puts a fresh upper on another chain brings a candidate for the checkpoint `saved`; whether
+    there was anything to save is looked up now, when nobody can write into the old upper any more.
     """
-    if transition.op is Op.ROLLBACK and transition.checkpoint and _is_clean(ctx, env):
+    if transition.op in _BY_EXCHANGE and transition.checkpoint and _is_clean(ctx, env):
         states = {**transition.states, env.upper: LayerState.DISCARDED}
         transition = replace(transition, checkpoint=None, states=states)
     ctx.announce(Step.COMMIT)

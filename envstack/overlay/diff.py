@@ -199,7 +199,7 @@ class _Comparison:
         shown = new or old
         assert shown is not None
         return Difference(
-            Change(self._place.path(name), change, kind_of(shown.entry.status)),
+            Change(self._place.path(name), change, kind_of(shown.entry.status.st_mode)),
             self._trees[old.entry.tree] if old else None,
             self._trees[new.entry.tree] if new else None,
         )

@@ -52,7 +52,7 @@ class Sameness:
             return False
         if self._attributes(name, old) != self._attributes(name, new):
             return False
-        kind = kind_of(new.status)
+        kind = kind_of(new.status.st_mode)
         if kind is FileKind.SYMLINK:
             return self._target(name, old) == self._target(name, new)
         return kind is not FileKind.FILE or self._same_file(name, old, new)
@@ -86,9 +86,9 @@ class Sameness:
         return file
 
 
-def kind_of(status: os.stat_result) -> FileKind:
-    """Return what kind of entry this is to a user."""
-    return _KINDS.get(stat.S_IFMT(status.st_mode), FileKind.OTHER)
+def kind_of(mode: int) -> FileKind:
+    """Return what kind of entry one of this `st_mode` is to a user."""
+    return _KINDS.get(stat.S_IFMT(mode), FileKind.OTHER)
 
 
 def _outside(status: os.stat_result) -> tuple[int, int, int, int]:
