@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from envstack import __version__
+from envstack.errors import NoDaemon
 from envstack.rpc import messages
 from envstack.rpc.framing import Lines
 from envstack.rpc.messages import Failure, Notification, Request, Response
@@ -182,7 +183,10 @@ class SocketSource:
 
     def _start(self) -> None:
         """See to it that a daemon listens."""
-        self._sandbox.connect().close()
+        try:
+            self._sandbox.connect().close()
+        except NoDaemon as error:  # somebody killed it while it started
+            raise FeedEndedError(error.message) from error
 
 
 def whole(feed: Feed, last: int) -> Iterator[Json]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import threading
 from typing import TYPE_CHECKING, Any
 
 from tests.support import trees
@@ -35,6 +36,7 @@ class StandIn:
         self._epoch = 1
         self._seq = 0
         self.journal: list[Json] = []
+        self.news = threading.Condition()
 
     @property
     def merged(self) -> Path:
@@ -77,7 +79,9 @@ class StandIn:
         """Put an event into the journal."""
         self._seq += 1
         told = {"event": event, **self._place(self._seq), **more}
-        self.journal.append(told)
+        with self.news:
+            self.journal.append(told)
+            self.news.notify_all()
         return told
 
     def rows(self, before: Tree, after: Tree) -> Iterator[Json]:
@@ -113,7 +117,7 @@ class StandIn:
 
 
 class StandInFeed:
-    """One subscription. It never waits: what a stand-in has to tell, it has told."""
+    """One subscription."""
 
     def __init__(self, source: StandIn, ready: Json) -> None:
         self._source = source
@@ -121,14 +125,19 @@ class StandInFeed:
         self._first: Json | None = ready
 
     def next(self, within: float = 0.0) -> Json | None:
-        """Return the next event of the journal, if there is one."""
+        """Return the next event of the journal; None if there is none in so many seconds."""
         if self._first is not None:
             ready, self._first = self._first, None
             return ready
-        told = next(self._source.after(self._seq), None)
+        with self._source.news:
+            self._source.news.wait_for(self._next, within)
+            told = self._next()
         if told is not None:
             self._seq = told["seq"]
         return told
+
+    def _next(self) -> Json | None:
+        return next(self._source.after(self._seq), None)
 
     def close(self) -> None:
         """There is nothing that would have to end."""
