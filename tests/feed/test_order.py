@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,6 +129,47 @@ def test_down_and_up_are_told(sandbox: Sandbox, story: Callable[[], list[str]]) 
     sandbox.down()
     sandbox.up()
     assert story() == ["a left", "mount unmounted", "mount mounted"]
+
+
+def test_what_nobody_saw_before_it_went_down_is_told_before_that(
+    sandbox: Sandbox, story: Callable[[], list[str]]
+) -> None:
+    source = SocketSource(sandbox)
+    cursor = source.sync()["cursor"]
+    sandbox.kill_daemon()
+    for number in range(500):
+        (sandbox.merged / f"{number:03d}").write_text("unseen")
+    sandbox.down()
+    sandbox.up()
+    with source.subscribe(cursor) as feed:
+        events = whole(feed, source.sync()["seq"])
+        told = [line for event in events for line in _lines(event)]
+    assert told[0] == "ready on"
+    assert told[1:501] == [f"a {number:03d}" for number in range(500)]
+    assert told[501:] == ["mount unmounted", "mount mounted", "sync"]
+
+
+def test_where_what_was_done_cannot_be_told_the_feed_begins_anew_after_all_of_it(
+    sandbox: Sandbox, story: Callable[[], list[str]]
+) -> None:
+    upper = sandbox.home / "layers" / sandbox.status()["upper"]
+    cursor = SocketSource(sandbox).sync()["cursor"]
+    (sandbox.merged / "lost").write_text("l")
+    with closing(sqlite3.connect(sandbox.home / "feed.db")) as connection:
+        connection.execute("BEGIN IMMEDIATE")  # so that nothing can be told meanwhile
+        sandbox.checkpoint("one")
+        sandbox.rollback("base")
+        sandbox.kill_daemon()
+    shutil.rmtree(upper)
+    source = SocketSource(sandbox)
+    with source.subscribe(cursor) as feed:
+        ready = feed.next()
+        assert ready is not None
+        assert ready["fresh"]
+        (sandbox.merged / "new").write_text("n")
+        events = whole(feed, source.sync()["seq"])
+        told = [line for event in events for line in _lines(event)]
+    assert told == ["a new", "sync"]
 
 
 def test_new_layers_are_told_by_what_they_show(
