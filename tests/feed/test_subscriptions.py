@@ -247,3 +247,22 @@ def test_a_subscriber_that_goes_away_leaves_nothing_behind(
         with source.subscribe() as feed:
             assert feed.next() is not None
     waiting.until(lambda: open_files() <= before, "closed connections", WITHIN)
+
+
+def test_a_journal_keeps_no_more_than_the_user_allows(
+    sandbox: Sandbox,
+    source: SocketSource,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "envstack").mkdir()
+    (tmp_path / "envstack" / "config.yaml").write_text("feed: {journal_mib: 1}\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    sandbox.stop_daemon()
+    before = source.sync()["cursor"]
+    for number in range(8000):
+        (sandbox.merged / f"{number}{'x' * 200}").touch()
+    after = source.sync()["cursor"]
+    with source.subscribe(before) as outrun, source.subscribe(after) as in_reach:
+        ready = [outrun.next(), in_reach.next()]
+    assert [event and event["fresh"] for event in ready] == [True, False]
