@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -148,6 +149,29 @@ def test_a_queue_that_overflows_is_a_doubt(
         (project / str(number)).touch()
     reader.await_truth(within=60)
     assert any("more changes than" in doubt for doubt in reader.doubts)
+
+
+def test_directories_whose_making_nobody_was_told_of_are_watched_in_the_end(
+    reading: Callable[[Path], Reader],
+    limited: Callable[..., AbstractContextManager[None]],
+    project: Path,
+) -> None:
+    with limited("max_queued_events", 16):
+        reader = reading(project)
+    for number in range(2_000):
+        (project / str(number)).mkdir()
+    made = {path.stat().st_ino for path in project.iterdir()}
+    until(lambda: made <= all_watched(), "a watch on each", within=60)
+    reader.await_truth(within=60)
+
+
+def all_watched() -> set[int]:
+    """Return the inode numbers of all that this process watches."""
+    found: set[int] = set()
+    for instance in inotify.instances():
+        with suppress(FileNotFoundError):
+            found |= inotify.watched(instance)
+    return found
 
 
 def test_where_nothing_can_be_watched_all_is_compared_until_it_can(
