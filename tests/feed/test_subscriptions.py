@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,6 @@ from tests.support.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.feed import Subscription
 
@@ -238,15 +238,17 @@ def test_it_ends_with_the_environment(sandbox: Sandbox, source: SocketSource) ->
 def test_a_subscriber_that_goes_away_leaves_nothing_behind(
     sandbox: Sandbox, source: SocketSource
 ) -> None:
-    def open_files() -> int:
-        return len(os.listdir(f"/proc/{sandbox.client.daemon_pid}/fd"))
+    def connections() -> int:
+        descriptors = Path(f"/proc/{sandbox.client.daemon_pid}/fd")
+        targets = [os.readlink(each) for each in descriptors.iterdir() if each.is_symlink()]
+        return sum(target.startswith("socket:") for target in targets)
 
     source.sync()
-    before = open_files()
+    before = connections()
     for _ in range(20):
         with source.subscribe() as feed:
             assert feed.next() is not None
-    waiting.until(lambda: open_files() <= before, "closed connections", WITHIN)
+    waiting.until(lambda: connections() <= before, "closed connections", WITHIN)
 
 
 def test_a_journal_keeps_no_more_than_the_user_allows(
