@@ -93,20 +93,24 @@ class Journal:
     def __init__(self, path: bytes, boot: str, limit: int = JOURNAL) -> None:
         """Open or make the database at `path`, in the boot of this id.
 
-        One that cannot be read is moved aside, and all is told anew from now on.
+        One that cannot be read is moved aside, and all is told anew from now on. Raises
+        EnvstackError where there is no space, or no way to it.
         """
         self._path = path
         self._boot = boot
         self._limit = limit
         self._writing = threading.RLock()
         self._reading = threading.Lock()
-        try:
-            self._open()
-        except sqlite3.DatabaseError:
-            for suffix in (b"", b"-wal", b"-shm"):
-                with suppress(FileNotFoundError):
-                    os.replace(path + suffix, path + b".damaged" + suffix)
-            self._open()
+        with _explained():
+            try:
+                self._open()
+            except sqlite3.OperationalError:
+                raise  # it may be whole, and out of reach for now
+            except sqlite3.DatabaseError:
+                for suffix in (b"", b"-wal", b"-shm"):
+                    with suppress(FileNotFoundError):
+                        os.replace(path + suffix, path + b".damaged" + suffix)
+                self._open()
 
     def _open(self) -> None:
         self._writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
