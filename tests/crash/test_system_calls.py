@@ -53,7 +53,7 @@ FILE_CALLS = {
 """The calls on files of the store."""
 
 OF_THE_FEED = {"open_tree", "mount_setattr", "ftruncate"}
-"""What the feed does besides, now or a little later: it watches another upper, its journal grows."""
+"""What the feed does besides, at any time: watch another upper, let its journal grow."""
 
 _STRIDE = (
     {}
