@@ -23,6 +23,7 @@ from envstack.environment.swap import new_upper, require_top
 from envstack.linux.syscalls import mount_id
 from envstack.model import Relaid
 from envstack.overlay import mount as overlay
+from envstack.store.records import Op
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,5 +86,5 @@ def _exchange_untouched(ctx: Context, env: Environment, mount: Mount, request: R
     stranded = require_strandable(mount, request.ignore, "lay anew", force=request.force)
     late = checkpoint.new_checkpoint(env, (env.upper, *env.lowers), _MEANWHILE, None)
     after = replace(env, upper=new_upper(ctx, env))
-    kept = exchange(ctx, env, mount, after, late, {}).checkpoint
+    kept = exchange(ctx, env, mount, after, late, {}, Op.RELAY).checkpoint
     return Relaid(is_exchanged=True, saved=kept.id if kept else None, stranded=stranded)

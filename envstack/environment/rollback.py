@@ -96,6 +96,7 @@ def exchange(
     after: Environment,
     saved: Checkpoint | None,
     states: dict[LayerId, LayerState],
+    op: Op = Op.ROLLBACK,
 ) -> Transition:
     """Put a fresh upper on another chain in place of `mount`, and return what was committed.
 
@@ -104,7 +105,7 @@ def exchange(
     """
     old = LayerState.SEALING if saved else LayerState.DISCARDED
     states = {**states, env.upper: old, after.upper: LayerState.UPPER}
-    done = swap(ctx, env, mount, Transition(Op.ROLLBACK, after, states, saved, ctx.boot))
+    done = swap(ctx, env, mount, Transition(op, after, states, saved, ctx.boot))
     ctx.defer(lambda: make_spare(ctx, after))
     kept = done.checkpoint
     if kept:

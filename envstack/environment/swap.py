@@ -26,6 +26,7 @@ import logging
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack.environment.context import Pair, mount_source, now
@@ -49,6 +50,9 @@ _log = logging.getLogger(__name__)
 
 _BY_OVERLAY = frozenset({LayerKind.UPPER, LayerKind.RUN})
 """The kinds of layers that are written through an overlay of ours, and by nothing else."""
+
+_BY_EXCHANGE = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY})
+"""What puts a fresh upper on another chain, and may find that there was nothing to save."""
 
 _WORKDIR_ROOM = 1 << 20
 """Bytes: with less, it is want of space that made the kernel mount an overlay read-only."""
@@ -143,10 +147,10 @@ def _lock(mount: int, transition: Transition) -> None:
 def commit(ctx: Context, env: Environment, transition: Transition) -> Transition:
     """Write the transition down as done, and return it as it was done.
 
-    A rollback brings a candidate for the checkpoint `saved`; whether there was anything to save is
-    looked up now, when nobody can write into the old upper any more.
+    What puts a fresh upper on another chain brings a candidate for the checkpoint `saved`; whether
+    there was anything to save is looked up now, when nobody can write into the old upper any more.
     """
-    if transition.op is Op.ROLLBACK and transition.checkpoint and _is_clean(ctx, env):
+    if transition.op in _BY_EXCHANGE and transition.checkpoint and _is_clean(ctx, env):
         states = {**transition.states, env.upper: LayerState.DISCARDED}
         transition = replace(transition, checkpoint=None, states=states)
     ctx.announce(Step.COMMIT)
@@ -169,12 +173,12 @@ def _is_clean(ctx: Context, env: Environment) -> bool:
 def is_dirty(ctx: Context, env: Environment) -> bool:
     """Tell whether the merged tree differs from the chain that its upper stands on."""
     lowers = layer_trees(ctx, env, env.lowers)
-    return differs(lowers, (upper_tree(ctx, env), *lowers))
+    return differs(lowers, (upper_tree(ctx, env.upper), *lowers))
 
 
-def upper_tree(ctx: Context, env: Environment) -> LayerTree:
-    """Return the upper of `env` as `overlay.diff` reads it."""
-    return LayerTree(ctx.store.layers.fs(env.upper), marked_by_type=True)
+def upper_tree(ctx: Context, upper: LayerId) -> LayerTree:
+    """Return an upper as `overlay.diff` reads it."""
+    return LayerTree(ctx.store.layers.fs(upper), marked_by_type=True)
 
 
 def layer_trees(ctx: Context, env: Environment, chain: Chain) -> tuple[LayerTree, ...]:
@@ -281,7 +285,7 @@ def record_sealed(ctx: Context, upper: LayerId) -> None:
     if layer is None:
         return
     if layer.state is LayerState.DISCARDED:
-        discard(ctx, upper)
+        ctx.defer(partial(discard, ctx, upper))
         return
     for checkpoint in ctx.store.db.checkpoints_on(upper):
         ctx.store.layers.describe(upper, asdict(checkpoint))
@@ -290,7 +294,12 @@ def record_sealed(ctx: Context, upper: LayerId) -> None:
 
 
 def discard(ctx: Context, layer: LayerId) -> bool:
-    """Delete a layer that nothing refers to; a job that is done at once."""
+    """Delete a layer that nothing refers to; a job to be tried again while the feed needs it.
+
+    For what was written there before it was left is to be told, unless its space is wanted more.
+    """
+    if ctx.store.journal.needs(layer) and ctx.store.db.has_ample_space:
+        return False
     ctx.announce(Step.DELETE)
     ctx.store.discard(layer)
     return True

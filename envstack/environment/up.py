@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
-from envstack.environment import drift
+from envstack.environment import drift, views
 from envstack.environment.base import build_base
 from envstack.environment.checkpoint import is_untouched, new_checkpoint, sealed_chain
 from envstack.environment.context import now, require_mount, visible_mount
@@ -88,6 +88,7 @@ def _bring(ctx: Context, known: Environment | None, stack: StackFile, request: R
             env = _on(build_base(ctx, env, stack, request), env, _name_upper(ctx, env.id))
         saved = _mount(ctx, known, env)
         undo.pop_all()
+    views.begin(ctx, env)
     ctx.defer(partial(make_spare, ctx, env))
     env = replace(env, wanted=True)
     _discard_obsolete(ctx, env)
@@ -131,7 +132,7 @@ def _rebuild(ctx: Context, env: Environment, stack: StackFile, request: Request)
         chain = (env.upper, *env.lowers) if is_untouched(ctx, env) else sealed_chain(env)
         saved = new_checkpoint(env, chain, _SAVED, None)
         require_nobody(at, request.ignore, "build the layers anew")
-        done = exchange(ctx, env, at, after, saved, _sealed(after))
+        done = exchange(ctx, env, at, after, saved, _sealed(after), Op.REBUILD)
         undo.pop_all()
     drift.remounted(ctx, after)
     _discard_obsolete(ctx, after)

@@ -7,21 +7,17 @@ live upper may change while it is read: what vanished by the time it is looked a
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from envstack.errors import Damaged
-from envstack.model import Change, ChangeType, FileKind
-from envstack.overlay import alone, xattrs
-from envstack.overlay.content import same_bytes
+from envstack.model import Change, ChangeType
+from envstack.overlay import alone
 from envstack.overlay.descent import Descent
-from envstack.overlay.marks import visible
-from envstack.overlay.merged import Entry, LayerTree, Name, Shown, contributes, listing
+from envstack.overlay.merged import LayerTree, Name, Shown, contributes, listing
+from envstack.overlay.sameness import Sameness, kind_of
 from envstack.overlay.wanted import Wanted
 
 if TYPE_CHECKING:
@@ -31,13 +27,6 @@ __all__ = ["Difference", "LayerTree", "diff", "differences", "differs"]
 
 _ROOT = b"."
 _ATTEMPTS = 3
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-_KINDS = {
-    stat.S_IFREG: FileKind.FILE,
-    stat.S_IFDIR: FileKind.DIR,
-    stat.S_IFLNK: FileKind.SYMLINK,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +120,7 @@ class _Comparison:
         self._place = place
         self._trees = trees
         self._tick = tick
+        self._sameness = Sameness(place, trees, tick)
 
     def run(
         self, old: tuple[int, ...], new: tuple[int, ...], wanted: Wanted
@@ -209,7 +199,7 @@ class _Comparison:
         shown = new or old
         assert shown is not None
         return Difference(
-            Change(self._place.path(name), change, _kind(shown.entry)),
+            Change(self._place.path(name), change, kind_of(shown.entry.status.st_mode)),
             self._trees[old.entry.tree] if old else None,
             self._trees[new.entry.tree] if new else None,
         )
@@ -226,61 +216,8 @@ class _Comparison:
             if old is None:
                 return old, new, ChangeType.ADDED
             try:
-                same = self._same(name, old.entry, new.entry)
+                same = self._sameness.same(name, old.entry, new.entry)
             except FileNotFoundError:
                 continue
             return old, new, None if same else ChangeType.MODIFIED
         return old, new, ChangeType.MODIFIED
-
-    def _same(self, name: bytes, old: Entry, new: Entry) -> bool:
-        """Whether two entries look the same to a user, the cheap questions first."""
-        if old.tree == new.tree or os.path.samestat(old.status, new.status):
-            return True
-        if _outside(old.status) != _outside(new.status):
-            return False
-        if self._attributes(name, old) != self._attributes(name, new):
-            return False
-        kind = _kind(new)
-        if kind is FileKind.SYMLINK:
-            return self._target(name, old) == self._target(name, new)
-        return kind is not FileKind.FILE or self._same_file(name, old, new)
-
-    def _attributes(self, name: bytes, entry: Entry) -> dict[str, bytes | None]:
-        stored = visible(entry.attributes, self._trees[entry.tree].marks)
-        if not stored:
-            return {}
-        where = xattrs.beneath(self._place.fd(entry.tree), name)
-        return {shown: xattrs.value(where, attribute) for shown, attribute in stored.items()}
-
-    def _target(self, name: bytes, entry: Entry) -> bytes:
-        return os.readlink(name, dir_fd=self._place.fd(entry.tree))
-
-    def _same_file(self, name: bytes, old: Entry, new: Entry) -> bool:
-        with ExitStack() as files:
-            one, other = (self._open(name, entry, files) for entry in (old, new))
-            return same_bytes(one, other, new.status.st_size, self._tick)
-
-    def _open(self, name: bytes, entry: Entry, files: ExitStack) -> int:
-        """Open a regular file; raises FileNotFoundError if it is something else by now."""
-        try:
-            file = os.open(name, _FILE, dir_fd=self._place.fd(entry.tree))
-        except OSError as fault:
-            if fault.errno in (errno.ELOOP, errno.ENXIO):  # a symlink, a socket
-                raise FileNotFoundError(errno.ENOENT, "no longer a regular file", name) from fault
-            raise
-        files.callback(os.close, file)
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "no longer a regular file", name)
-        return file
-
-
-def _kind(entry: Entry) -> FileKind:
-    return _KINDS.get(stat.S_IFMT(entry.status.st_mode), FileKind.OTHER)
-
-
-def _outside(status: os.stat_result) -> tuple[int, int, int, int]:
-    """Return what stat(2) tells of an entry that a user would call its own: no times, no inode."""
-    mode = status.st_mode
-    extent = status.st_size if stat.S_ISREG(mode) or stat.S_ISLNK(mode) else 0
-    device = status.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
-    return mode, status.st_uid, status.st_gid, device or extent

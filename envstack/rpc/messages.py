@@ -36,6 +36,11 @@ CANCEL = "$/cancel"
 PROGRESS = "progress"
 OUTPUT = "output"
 
+FEED_SUBSCRIBE = "feed.subscribe"
+FEED_SYNC = "feed.sync"
+EVENT = "event"
+"""A notification: a feed object (`rpc.feed`) with the id of its request as `subscription`."""
+
 Id = int | str
 Json = dict[str, Any]
 

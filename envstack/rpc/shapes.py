@@ -71,6 +71,18 @@ def change(value: Change) -> Json:
     return row
 
 
+def told_change(row: Json) -> Change:
+    """Return the change that a row tells of; raises KeyError, TypeError, ValueError if it is none.
+
+    The bytes of the path are exact.
+    """
+    # Late: who only shows what the daemon said needs no model.
+    from envstack.model import Change, ChangeType, FileKind
+
+    change, kind = row["change"], row["kind"]
+    return Change(path_bytes(row), ChangeType(change), FileKind(kind))
+
+
 def checkpoint(value: Checkpoint) -> Json:
     """Return a checkpoint as `checkpoint`, `log` and `status.head` show it."""
     return {
@@ -120,7 +132,7 @@ def status(value: Status) -> Json:
         ],
         "upper": env.upper,
         "dirty": value.dirty,
-        "cursor": None,
+        "cursor": value.cursor,
         "holders": [holder(row) for row in value.holders],
         "left_below": [holder(row) for row in value.left_below],
         "drift": drift(value.drift),

@@ -28,6 +28,8 @@ class Op(StrEnum):
     DOWN = "down"
     CHECKPOINT = "checkpoint"
     ROLLBACK = "rollback"
+    REBUILD = "rebuild"
+    RELAY = "relay"
 
 
 @dataclass(frozen=True, slots=True)

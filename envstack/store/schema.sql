@@ -86,3 +86,5 @@ CREATE TABLE ops (
     after   TEXT NOT NULL,
     at      TEXT NOT NULL
 ) STRICT;
+
+CREATE INDEX ops_of_env ON ops (env, seq);

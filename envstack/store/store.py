@@ -7,12 +7,15 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from envstack.errors import Damaged
+from envstack.linux.boot import boot_id
 from envstack.model import Chain, LayerKind
 from envstack.store.built import Built
 from envstack.store.database import Database
 from envstack.store.disk import Disk
 from envstack.store.fingerprints import Fingerprints
+from envstack.store.journal import JOURNAL, Journal
 from envstack.store.layers import Layers
+from envstack.store.operations import Operations
 from envstack.store.risks import Risks
 from envstack.store.trust import Trust
 
@@ -25,10 +28,12 @@ if TYPE_CHECKING:
 class Store:
     """A context manager over the store at `home`; `db` and `layers` are its two halves.
 
-    `built`, `trust`, `fingerprints` and `risks` are parts of `db`; `disk` is what all lies on.
+    `built`, `trust`, `fingerprints`, `risks` and `operations` are parts of `db`; `journal` is what
+    the feeds have told; `disk` is what all lies on.
     """
 
-    def __init__(self, home: bytes) -> None:
+    def __init__(self, home: bytes, journal: int = JOURNAL) -> None:
+        """Open or make the store; `journal` is how many bytes each feed may keep."""
         self.home = home
         with suppress(FileExistsError):
             os.mkdir(home, 0o700)
@@ -45,7 +50,10 @@ class Store:
             self.trust = Trust(self.db)
             self.risks = Risks(self.db)
             self.fingerprints = Fingerprints(self.db)
+            self.operations = Operations(self.db)
             self.layers = Layers(home)
+            self.journal = Journal(os.path.join(home, b"feed.db"), boot_id(), journal)
+            undo.callback(self.journal.close)
             undo.pop_all()
 
     def __enter__(self) -> Store:
@@ -57,6 +65,7 @@ class Store:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.journal.close()
         self.db.close()
         self.disk.close()
 
