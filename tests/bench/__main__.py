@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING
 
 from envstack.linux import syscalls
 from envstack.linux.mountinfo import read_mounts
-from tests.bench import again, changes, commit, memory, peers, rotation, status, work
+from tests.bench import (
+    again,
+    changes,
+    commit,
+    feed,
+    following,
+    memory,
+    peers,
+    rotation,
+    status,
+    work,
+)
 from tests.bench.figure import Figure, missing, table
 from tests.support import trees
 
@@ -37,6 +48,12 @@ FIGURES: Mapping[str, Figure] = {
     "tar": work.TAR,
     "compile": work.COMPILE,
     "memory": memory.FIGURE,
+    "feed-quiet": feed.QUIET,
+    "feed-storm": feed.STORM,
+    "feed-rate": feed.RATE,
+    "feed-ready": following.READY,
+    "feed-memory": following.MEMORY,
+    "feed-idle": following.IDLE,
 }
 
 

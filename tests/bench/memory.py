@@ -29,22 +29,22 @@ def measure(place: Path, environments: int, _rounds: int) -> Medians:
         found = {
             "Python alone, RSS": _idle("pass"),
             "the daemon's modules imported, RSS": _idle("import envstack.daemon.service"),
-            "all up, RSS": _size(daemon, "Rss"),
-            "all up, PSS": _size(daemon, "Pss"),
+            "all up, RSS": size(daemon, "Rss"),
+            "all up, PSS": size(daemon, "Pss"),
         }
         for project, merged in trees.items():
             for _ in range(_CHECKPOINTS):
                 material.fill(merged, 1)
                 session.ask(project, "checkpoint")
             session.settle(project)
-        found[f"{_CHECKPOINTS} checkpoints in each, RSS"] = _size(daemon, "Rss")
+        found[f"{_CHECKPOINTS} checkpoints in each, RSS"] = size(daemon, "Rss")
         material.fill(trees[projects[0]], _FILES * environments)
         session.ask(projects[0], "diff")
-        found["then a diff of many files, RSS"] = _size(daemon, "Rss")
+        found["then a diff of many files, RSS"] = size(daemon, "Rss")
         session.ask(projects[0], "checkpoint")
         session.settle(projects[0])
-        found["and a checkpoint of them, RSS"] = _size(daemon, "Rss")
-        found["at the end, PSS"] = _size(daemon, "Pss")
+        found["and a checkpoint of them, RSS"] = size(daemon, "Rss")
+        found["at the end, PSS"] = size(daemon, "Pss")
         return found
 
 
@@ -56,19 +56,19 @@ def _idle(code: str) -> float:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
-        size = _size(process.pid, "Rss")
+        found = size(process.pid, "Rss")
         process.stdin.write(b"\n")
         process.stdin.flush()
-    return size
+    return found
 
 
-def _size(pid: int, field: str) -> float:
+def size(pid: int, field: str) -> float:
     """Return MiB of a process and all its descendants, by a field of smaps_rollup."""
     proc = Path("/proc", str(pid))
     lines = proc.joinpath("smaps_rollup").read_text().splitlines()
     own = next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
     children = [pid for task in proc.glob("task/*/children") for pid in task.read_text().split()]
-    return own / 1024 + sum(_size(int(child), field) for child in children)
+    return own / 1024 + sum(size(int(child), field) for child in children)
 
 
 FIGURE = Figure(

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 
 from tests.support import needs
 from tests.support.checkout import REPOSITORY
+from tests.support.profiles import IS_LONG
 
 if TYPE_CHECKING:
     from tests.support.edits import Edit
 
 Storm = Callable[[Path], Iterator[None]]
 
-LONG = os.environ.get("ENVSTACK_MODEL") == "long"
-FILES = 100_000 if LONG else 10_000
+FILES = 100_000 if IS_LONG else 10_000
 PACKAGE = "django"
 """Large, pure Python and without a compiler."""
 

@@ -11,14 +11,15 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 
 from tests.support import filesystems, trees, ways
 from tests.support.edits import apply
 from tests.support.judge import Judge
 from tests.support.machine import LAYERS, explore
+from tests.support.profiles import CHOSEN, FEW, HUNT, QUICK
 from tests.support.reference import Reference
-from tests.support.sandbox import Sandbox
+from tests.support.sandbox import Throwaway
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,37 +27,14 @@ if TYPE_CHECKING:
 
     from tests.support.ground import Ground
 
-COMMON = settings(
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.reuse, Phase.generate, Phase.shrink],
-)
-QUICK = settings(COMMON, max_examples=15, stateful_step_count=40)
-FEW = settings(COMMON, max_examples=4, stateful_step_count=40)
-LONG = settings(COMMON, max_examples=300, stateful_step_count=80)
-CHOSEN = LONG if os.environ.get("ENVSTACK_MODEL") == "long" else QUICK
-
-HUNT = settings(COMMON, max_examples=200, phases=[Phase.generate], database=None)
-"""For what must be found to be wrong: no shrinking, and it ends with the first find."""
-
 pytestmark = pytest.mark.kernel
-
-
-class Throwaway(Sandbox):
-    """A sandbox that leaves nothing, for runs of which there are many in one test."""
-
-    def close(self) -> None:
-        super().close()
-        trees.remove(self.home)
-        trees.remove(self.project)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("propagation")
 @pytest.mark.parametrize("mount", [".envstack/merged", "."])
 def test_an_environment_is_a_plain_directory_with_a_history(ground: Ground, mount: str) -> None:
-    def begin() -> tuple[Sandbox, Judge]:
+    def begin() -> tuple[Throwaway, Judge]:
         project = ground.fresh("p")
         project.mkdir()
         subject = Throwaway(ground.fresh("h"), project, LAYERS, mount)
@@ -74,18 +52,18 @@ def test_so_it_is_with_a_store_on_each_file_system(
     disk = filesystem(kind)
     numbers = itertools.count()
 
-    def begin() -> tuple[Sandbox, Judge]:
+    def begin() -> tuple[Throwaway, Judge]:
         project, number = ground.fresh("p"), next(numbers)
         project.mkdir()
         subject = Throwaway(disk / f"h{number}", project, LAYERS)
         return subject, Judge(disk / f"j{number}", *LAYERS.values())
 
-    explore(begin, FEW if CHOSEN is QUICK else CHOSEN)
+    explore(begin, FEW)
 
 
 @pytest.mark.slow
 def test_so_it_is_where_mounts_are_exchanged_in_turn(ground: Ground) -> None:
-    def begin() -> tuple[Sandbox, Judge]:
+    def begin() -> tuple[Throwaway, Judge]:
         project = ground.fresh("p")
         project.mkdir()
         subject = Throwaway(ground.fresh("h"), project, LAYERS, daemon=ways.daemon(ways.OLDER))

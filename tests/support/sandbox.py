@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from envstack.client import connect_or_start
 from envstack.linux.syscalls import MNT_DETACH, umount
 from envstack.rpc.places import places
-from tests.support import waiting
+from tests.support import trees, waiting
 from tests.support.edits import apply
 
 if TYPE_CHECKING:
@@ -189,3 +189,12 @@ class Sandbox:
         pid = self.client.daemon_pid
         self.disconnect()
         waiting.kill(pid, number, f"the daemon {pid}")
+
+
+class Throwaway(Sandbox):
+    """A sandbox that leaves nothing, for runs of which there are many in one test."""
+
+    def close(self) -> None:
+        super().close()
+        trees.remove(self.home)
+        trees.remove(self.project)

@@ -33,7 +33,7 @@ class StandIn:
         self._merged = merged
         self._tree = trees.snapshot(merged)
         self._numbers = itertools.count(1)
-        self._epoch = 1
+        self.epoch = 1
         self._seq = 0
         self.journal: list[Json] = []
         self.news = threading.Condition()
@@ -50,9 +50,13 @@ class StandIn:
         if since is None:
             return StandInFeed(self, self._ready(self._seq, fresh=False))
         _, epoch, seq = since.split(".")
-        if int(epoch) == self._epoch:
+        if int(epoch) == self.epoch:
             return StandInFeed(self, self._ready(int(seq), fresh=False))
-        return StandInFeed(self, self._ready(self._seq, fresh=True))
+        return StandInFeed(self, self.begin_anew())
+
+    def begin_anew(self) -> Json:
+        """Return the `ready` of a subscriber whose place is lost."""
+        return self._ready(self._seq, fresh=True)
 
     def sync(self) -> Json:
         self.look()
@@ -69,7 +73,7 @@ class StandIn:
         """Lose what is known: cursors from before lead nowhere."""
         self._tree = trees.snapshot(self._merged)
         self.journal.clear()
-        self._epoch += 1
+        self.epoch += 1
 
     def after(self, seq: int) -> Iterator[Json]:
         """Yield what the journal has after a place."""
@@ -113,7 +117,7 @@ class StandIn:
         return {"event": "ready", **self._place(seq), **about}
 
     def _place(self, seq: int) -> Json:
-        return {"cursor": f"{_ENV}.{self._epoch}.{seq}", "seq": seq}
+        return {"cursor": f"{_ENV}.{self.epoch}.{seq}", "seq": seq}
 
 
 class StandInFeed:
@@ -122,10 +126,14 @@ class StandInFeed:
     def __init__(self, source: StandIn, ready: Json) -> None:
         self._source = source
         self._seq: int = ready["seq"]
+        self._epoch = source.epoch
         self._first: Json | None = ready
 
     def next(self, within: float = 0.0) -> Json | None:
         """Return the next event of the journal; None if there is none in so many seconds."""
+        if self._epoch != self._source.epoch:
+            self._epoch, self._first = self._source.epoch, self._source.begin_anew()
+            self._seq = self._first["seq"]
         if self._first is not None:
             ready, self._first = self._first, None
             return ready
@@ -143,7 +151,7 @@ class StandInFeed:
         """There is nothing that would have to end."""
 
 
-class Followed(Reference):
+class FollowedReference(Reference):
     """The reference of the model, with a feed."""
 
     def __init__(self, place: Path, layers: list[str], feed: type[StandIn]) -> None:
