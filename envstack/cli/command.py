@@ -78,7 +78,7 @@ def _taken_as_given(params: list[Any]) -> list[Any]:
     """
     for param in params:
         kind = getattr(param, "type_descriptor", None)
-        if kind is not None and kind.annotation in (str, bool) and not param.required:
+        if kind is not None and kind.annotation in (str, bool, list[str]) and not param.required:
             param.process_value = partial(_as_given, param)
     return params
 
