@@ -285,7 +285,7 @@ class Status:
     Unless `dirty`, all changes are sealed; to know whether there are any then takes a diff.
     `left_below` are those who stand in the project below a mount over it: `up` alone looks for
     them. `drift` are the layers that are known to have changed below the mount; None: never looked.
-    `hint` says what to do about the reason.
+    `hint` says what to do about the reason. `cursor` is the end of its feed, None before it begins.
     """
 
     env: Environment
@@ -298,6 +298,7 @@ class Status:
     left_below: tuple[Holder, ...] = ()
     drift: tuple[Drift, ...] | None = None
     hint: str = ""
+    cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,11 @@ class Call:
         with contextlib.suppress(anyio.BrokenResourceError):  # the peer is gone, and is cancelled
             await self._outbox.send(line)
 
+    async def tell(self, event: messages.Json) -> None:
+        """Send the peer an event of a feed; waits while it reads slowly, until it is gone."""
+        params = {"subscription": self.request.id, **event}
+        await self._outbox.send(messages.encode(messages.Notification(messages.EVENT, params)))
+
     def cancel(self) -> None:
         """Ask the handler to stop; called from the event loop."""
         self.cancelled.set()

@@ -36,6 +36,14 @@ class Params:
             raise UsageError(f"{name!r} must be an absolute path")
         return value
 
+    def optional_path(self, name: str) -> bytes | None:
+        """Return a path of any kind, or None where it is missing."""
+        value = self._string(name)
+        path = _file_name(value)
+        if value is not None and not path:
+            raise UsageError(f"{name!r} must be a path")
+        return path
+
     def paths(self, name: str) -> tuple[bytes, ...]:
         """Return a list of paths of any kind, empty where it is missing."""
         values = self._raw.get(name)
@@ -51,6 +59,15 @@ class Params:
         if value is not None and not isinstance(value, bool):
             raise UsageError(f"{name!r} must be true or false")
         return bool(value)
+
+    def lines(self, name: str) -> tuple[str, ...]:
+        """Return a list of texts, empty where it is missing."""
+        values = self._raw.get(name)
+        if values is None:
+            return ()
+        if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
+            raise UsageError(f"{name!r} must be a list of texts")
+        return tuple(values)
 
     def texts(self, name: str) -> dict[str, str]:
         """Return an object of texts, such as environment variables; empty where it is missing."""

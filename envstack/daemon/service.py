@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import defaultdict
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
-from envstack.daemon import below, stacks
+from envstack.daemon import below
+from envstack.daemon.access import Access
 from envstack.daemon.asking import askers, audience, check_of
+from envstack.daemon.feeds import Feeds
+from envstack.daemon.following import Following
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.listing import listing
@@ -41,7 +43,7 @@ from envstack.environment import (
     up,
 )
 from envstack.environment.base import Request
-from envstack.environment.context import Context, uppers
+from envstack.environment.context import Context
 from envstack.environment.sizes import Sizes
 from envstack.errors import EnvstackError, NotUp
 from envstack.rpc import shapes
@@ -57,14 +59,10 @@ if TYPE_CHECKING:
     from envstack.linux.launcher import Launcher
     from envstack.model import Environment, Status
     from envstack.overlay.diff import Difference
-    from envstack.stackfile import StackFile
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_THREADS = 16
-"""How many requests work at once; more wait for their turn."""
 
 _SWITCH_INTERVAL = 0.0005
 """Seconds: a rotation of half a millisecond must not wait ten times that for a background job."""
@@ -89,8 +87,6 @@ class Service:
         self._announce = announce
         self._choose = choose
         self._stack = AsyncExitStack()
-        self._threads = CapacityLimiter(_THREADS)
-        self._locks: dict[bytes, anyio.Lock] = defaultdict(anyio.Lock)
         self._looked_after: set[bytes] = set()
 
     async def __aenter__(self) -> Self:
@@ -100,9 +96,13 @@ class Service:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)
-            self._ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
-            self._sizes = Sizes(self._ctx)
-            await to_thread.run_sync(recover.recover, self._ctx)
+            ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
+            self._sizes = Sizes(ctx)
+            await to_thread.run_sync(recover.recover, ctx)
+            feeds = await stack.enter_async_context(Feeds(ctx, self._tasks))
+            self.access = Access(ctx, feeds.nudge)
+            self._feeds = feeds
+            self._following = Following(self.access, feeds)
             jobs.open()
             await self._tasks.start(keep_watch, self._put_back)
             stack.callback(self._tasks.cancel_scope.cancel)
@@ -118,9 +118,14 @@ class Service:
     ) -> bool | None:
         return await self._stack.__aexit__(kind, error, traceback)
 
+    @property
+    def _ctx(self) -> Context:
+        return self.access.ctx
+
     def methods(self) -> Mapping[str, Handler]:
-        """Return the handlers of `env.*` and `trust.*`."""
+        """Return the handlers of `env.*`, `feed.*` and `trust.*`."""
         return {
+            **self._following.methods(),
             "env.up": self._up,
             "env.down": self._down,
             "env.status": self._status,
@@ -151,7 +156,7 @@ class Service:
         request = Request(audience(call), environ, params.optional_text("rebuild"), askers(call))
 
         def work(env: Environment | None) -> Any:
-            stack = self._load(path)
+            stack = self.access.load(path)
             if trusts or consent == trust.terms(stack).digest:
                 trust.trust(self._ctx, stack)
             brought = up.up(self._ctx, env, stack, request)
@@ -163,24 +168,27 @@ class Service:
             left = inside.left_below(brought.env, request.ignore)
             return shapes.brought(brought, replace(shown, left_below=left))
 
-        return await self._exclusively(path, lambda: work(self._settled(path)))
+        answer = await self.access.exclusively(path, lambda: work(self.access.settled(path)))
+        if is_relay and (env := await self.access.in_thread(lambda: self.access.by_stack(path))):
+            await self._feeds.reset(env.id)
+        return answer
 
     async def _trust(self, _call: Call, raw: dict[str, Any]) -> Any:
         path = os.path.realpath(Params(raw).path("stack"))
 
         def work() -> Any:
-            return shapes.terms(trust.trust(self._ctx, self._load(path)))
+            return shapes.terms(trust.trust(self._ctx, self.access.load(path)))
 
-        return await self._exclusively(path, work)
+        return await self.access.exclusively(path, work)
 
     async def _trusted(self, _call: Call, _raw: dict[str, Any]) -> Any:
-        return await self._in_thread(
+        return await self.access.in_thread(
             lambda: [shapes.trusted(row) for row in self._ctx.store.trust.all()]
         )
 
     async def _revoke(self, _call: Call, raw: dict[str, Any]) -> Any:
         path = os.path.realpath(Params(raw).path("stack"))
-        return await self._in_thread(lambda: {"revoked": trust.revoke(self._ctx, path)})
+        return await self.access.in_thread(lambda: {"revoked": trust.revoke(self._ctx, path)})
 
     async def _down(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
@@ -193,31 +201,31 @@ class Service:
                 down.purge(self._ctx, after)
             return answer
 
-        return await self._on_environment(params, work)
+        return await self.access.on_environment(params, work)
 
     async def _status(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
         is_look = params.flag("drift")
 
         def work() -> Any:
-            env = self._find(params)
+            env = self.access.find(params)
             if is_look:
                 below.look(self._ctx, call, env)
             return shapes.status(status.status_with_holders(self._ctx, env.id, askers(call)))
 
-        return await self._in_thread(work)
+        return await self.access.in_thread(work)
 
     async def _glance(self, _call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
 
         def work() -> Any:
-            env = self._find(params)
+            env = self.access.find(params)
             return shapes.status(status.status(self._ctx, env.id))
 
-        return await self._in_thread(work)
+        return await self.access.in_thread(work)
 
     async def _list(self, _call: Call, _raw: dict[str, Any]) -> Any:
-        return await self._in_thread(
+        return await self.access.in_thread(
             lambda: listing(self._ctx, list(self._statuses()), self._sizes)
         )
 
@@ -244,9 +252,9 @@ class Service:
         def work(env: Environment) -> Any:
             return checkpoint.checkpoint(self._ctx, env, request), below.known(self._ctx, env)
 
-        made, changed = await self._on_environment(params, work)
+        made, changed = await self.access.on_environment(params, work)
         if sync:
-            made = await self._in_thread(lambda: durability.confirm(self._ctx, made))
+            made = await self.access.in_thread(lambda: durability.confirm(self._ctx, made))
         return {**shapes.sealed(made), **changed}
 
     async def _rollback(self, call: Call, raw: dict[str, Any]) -> Any:
@@ -267,7 +275,7 @@ class Service:
                 done = rollback.rollback(self._ctx, env, request)
             return {**shapes.rolled_back(done), **below.known(self._ctx, env)}
 
-        return await self._on_environment(params, work)
+        return await self.access.on_environment(params, work)
 
     async def _log(self, _call: Call, raw: dict[str, Any]) -> Any:
         def work(env: Environment) -> Any:
@@ -275,7 +283,7 @@ class Service:
                 raise NotUp(f"environment {env.name!r} is not up", "envstack up")
             return shapes.log(history.log(self._ctx, env), env.head)
 
-        return await self._alone_with(Params(raw), self._seen, work)
+        return await self.access.seen(Params(raw), work)
 
     async def _diff(self, call: Call, raw: dict[str, Any]) -> Any:
         return await self._differences(call, raw, changes)
@@ -295,96 +303,23 @@ class Service:
             with closing(compare.compare(self._ctx, env, request, check_of(call))) as found:
                 return shape(found)
 
-        return await self._alone_with(params, self._seen, work)
+        return await self.access.seen(params, work)
 
     async def _put_back(self) -> None:
         """Look after every mount: one may have been taken away.
 
         Each in a task of its own, so that an environment that is busy holds up itself alone.
         """
-        for env in await self._in_thread(self._ctx.store.db.environments):
+        for env in await self.access.in_thread(self._ctx.store.db.environments):
             if env.stack_path not in self._looked_after:
                 self._looked_after.add(env.stack_path)
                 self._tasks.start_soon(self._look_after, env.stack_path)
 
     async def _look_after(self, stack_path: bytes) -> None:
-        await self._exclusively(stack_path, partial(self._restore, stack_path))
+        await self.access.exclusively(stack_path, partial(self._restore, stack_path))
 
     def _restore(self, stack_path: bytes) -> None:
         self._looked_after.discard(stack_path)
-        env = self._by_stack(stack_path)
+        env = self.access.by_stack(stack_path)
         if env is not None and self._ctx.store.db.intent(env.id) is None:
             recover.restore(self._ctx, env)
-
-    async def _on_environment(self, params: Params, work: Callable[[Environment], T]) -> T:
-        """Run `work` on the environment that is meant, alone with it, its last intent closed."""
-        return await self._alone_with(params, self._settled, work)
-
-    async def _alone_with(
-        self,
-        params: Params,
-        look: Callable[[bytes], Environment | None],
-        work: Callable[[Environment], T],
-    ) -> T:
-        found = await self._in_thread(lambda: self._find(params))
-
-        def alone() -> T:
-            env = look(found.stack_path)
-            if env is None:
-                raise NotUp(f"environment {found.name!r} is gone", "envstack up")
-            return work(env)
-
-        return await self._exclusively(found.stack_path, alone)
-
-    async def _exclusively(self, stack_path: bytes, work: Callable[[], T]) -> T:
-        async with self._locks[stack_path]:
-            return await self._in_thread(work)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run blocking work to its end: a request that is cancelled meanwhile has happened."""
-        with anyio.CancelScope(shield=True) as shield:
-            result = await to_thread.run_sync(work, limiter=self._threads)
-        assert not shield.cancelled_caught
-        return result
-
-    def _settled(self, stack_path: bytes) -> Environment | None:
-        env = self._by_stack(stack_path)
-        if env is None:
-            return None
-        recover.settle(self._ctx, env)
-        return self._ctx.store.db.environment(env.id)
-
-    def _seen(self, stack_path: bytes) -> Environment | None:
-        """Return what is known for those who only read: its last intent closed, if that can be."""
-        try:
-            return self._settled(stack_path)
-        except (EnvstackError, OSError) as error:
-            _log.warning("what was begun cannot be finished yet: %s", error)
-            return self._by_stack(stack_path)
-
-    def _load(self, path: bytes) -> StackFile:
-        return stacks.load(self._ctx, path, self._by_stack(path))
-
-    def _by_stack(self, stack_path: bytes) -> Environment | None:
-        rows = self._ctx.store.db.environments()
-        return next((env for env in rows if env.stack_path == stack_path), None)
-
-    def _find(self, params: Params) -> Environment:
-        """Return the environment that `upper` or `stack` names. Raises NotUp for an unknown one."""
-        upper = params.optional_text("upper")
-        if upper is not None:
-            return self._by_upper(upper)
-        path = os.path.realpath(params.path("stack"))
-        env = self._by_stack(path)
-        if env is None:
-            raise NotUp(f"nothing was ever brought up from {os.fsdecode(path)}", "envstack up")
-        return env
-
-    def _by_upper(self, upper: str) -> Environment:
-        for env in self._ctx.store.db.environments():
-            if upper in uppers(env, self._ctx.store.db.intent(env.id)):
-                return env
-        raise NotUp(
-            f"no environment has its upper at envstack:{upper}",
-            'the directory may be of a tree that was swapped out; try: cd "$PWD"',
-        )

@@ -42,7 +42,7 @@ def compare(
     """
     require_mount(env)
     a, b = trees_of(ctx, env, request.a), trees_of(ctx, env, request.b)
-    paths = [_inside(env, path) for path in request.paths]
+    paths = [inside(env, path) for path in request.paths]
     if missing := absent((a, b), paths):
         raise NotFound(
             f"there is no {os.fsdecode(missing[0])} on either side",
@@ -51,7 +51,7 @@ def compare(
     yield from differences(a, b, paths, tick)
 
 
-def _inside(env: Environment, path: bytes) -> bytes:
+def inside(env: Environment, path: bytes) -> bytes:
     """Return a path relative to the merged tree. Raises UsageError where it leads out of it."""
     relative = os.path.relpath(os.path.join(env.mount, path), env.mount)
     if relative == b".." or relative.startswith(b"../"):

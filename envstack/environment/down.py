@@ -75,6 +75,7 @@ def purge(ctx: Context, env: Environment) -> None:
     _require_unmounted(env, layers)
     ctx.announce(Step.FORGET)
     ctx.store.db.purge(env.id)
+    ctx.store.journal.forget(env.id)
     for layer in layers:
         discard(ctx, layer)
     remove_mount_point(env)

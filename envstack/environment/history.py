@@ -104,7 +104,7 @@ def log(ctx: Context, env: Environment) -> list[Checkpoint]:
 
 def merged_trees(ctx: Context, env: Environment) -> tuple[LayerTree, ...]:
     """Return the merged tree as `overlay.diff` reads it: the upper on the layers below it."""
-    return (upper_tree(ctx, env), *layer_trees(ctx, env, env.lowers))
+    return (upper_tree(ctx, env.upper), *layer_trees(ctx, env, env.lowers))
 
 
 def trees_of(ctx: Context, env: Environment, rev: str | None) -> tuple[LayerTree, ...]:

@@ -181,7 +181,7 @@ def _sort_layers(ctx: Context) -> None:
 def _sort(ctx: Context, layer: Layer, needed: set[LayerId]) -> None:
     match layer.state:
         case LayerState.DISCARDED:
-            discard(ctx, layer.id)
+            ctx.defer(partial(discard, ctx, layer.id))
         case LayerState.BUILDING if layer.id not in needed:
             discard(ctx, layer.id)
         case LayerState.SEALED if layer.key is not None and layer.id not in needed:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envstack.environment import drift
+from envstack.environment import drift, views
 from envstack.environment.context import covered, mount_source, moved, uppers
 from envstack.linux.holders import find_holders
 from envstack.linux.mountinfo import read_mounts, topmost_at
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from envstack.model import EnvId, Environment, Holder
     from envstack.store.records import Transition
 
+
+_EXCHANGES = frozenset({Op.CHECKPOINT, Op.ROLLBACK, Op.REBUILD, Op.RELAY})
 
 _GAP = 0.25
 """Seconds: many times as long as an exchange in turn leaves the mount point bare."""
@@ -64,7 +66,7 @@ def _look(ctx: Context, env: EnvId) -> tuple[_Books, Mount | None]:
 
 
 def _is_exchanging(books: _Books) -> bool:
-    return books.intent is not None and books.intent.op in (Op.CHECKPOINT, Op.ROLLBACK)
+    return books.intent is not None and books.intent.op in _EXCHANGES
 
 
 def _read(ctx: Context, env: EnvId) -> _Books:
@@ -90,6 +92,7 @@ def _describe(
         dirty=_may_be_dirty(ctx, env),
         holders=holders,
         drift=drift.known(ctx, env) if state is EnvState.UP else None,
+        cursor=views.end(ctx, env.id),
     )
 
 

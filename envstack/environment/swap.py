@@ -26,6 +26,7 @@ import logging
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack.environment.context import Pair, mount_source, now
@@ -172,12 +173,12 @@ def _is_clean(ctx: Context, env: Environment) -> bool:
 def is_dirty(ctx: Context, env: Environment) -> bool:
     """Tell whether the merged tree differs from the chain that its upper stands on."""
     lowers = layer_trees(ctx, env, env.lowers)
-    return differs(lowers, (upper_tree(ctx, env), *lowers))
+    return differs(lowers, (upper_tree(ctx, env.upper), *lowers))
 
 
-def upper_tree(ctx: Context, env: Environment) -> LayerTree:
-    """Return the upper of `env` as `overlay.diff` reads it."""
-    return LayerTree(ctx.store.layers.fs(env.upper), marked_by_type=True)
+def upper_tree(ctx: Context, upper: LayerId) -> LayerTree:
+    """Return an upper as `overlay.diff` reads it."""
+    return LayerTree(ctx.store.layers.fs(upper), marked_by_type=True)
 
 
 def layer_trees(ctx: Context, env: Environment, chain: Chain) -> tuple[LayerTree, ...]:
@@ -284,7 +285,7 @@ def record_sealed(ctx: Context, upper: LayerId) -> None:
     if layer is None:
         return
     if layer.state is LayerState.DISCARDED:
-        discard(ctx, upper)
+        ctx.defer(partial(discard, ctx, upper))
         return
     for checkpoint in ctx.store.db.checkpoints_on(upper):
         ctx.store.layers.describe(upper, asdict(checkpoint))
@@ -293,7 +294,12 @@ def record_sealed(ctx: Context, upper: LayerId) -> None:
 
 
 def discard(ctx: Context, layer: LayerId) -> bool:
-    """Delete a layer that nothing refers to; a job that is done at once."""
+    """Delete a layer that nothing refers to; a job to be tried again while the feed needs it.
+
+    For what was written there before it was left is to be told, unless space is short.
+    """
+    if ctx.store.journal.needs(layer) and not ctx.store.db.is_short_of_space:
+        return False
     ctx.announce(Step.DELETE)
     ctx.store.discard(layer)
     return True

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
-from envstack.environment import drift
+from envstack.environment import drift, views
 from envstack.environment.base import build_base
 from envstack.environment.checkpoint import is_untouched, new_checkpoint, sealed_chain
 from envstack.environment.context import now, require_mount, visible_mount
@@ -88,6 +88,7 @@ def _bring(ctx: Context, known: Environment | None, stack: StackFile, request: R
             env = _on(build_base(ctx, env, stack, request), env, _name_upper(ctx, env.id))
         saved = _mount(ctx, known, env)
         undo.pop_all()
+    views.begin(ctx, env)
     ctx.defer(partial(make_spare, ctx, env))
     env = replace(env, wanted=True)
     _discard_obsolete(ctx, env)

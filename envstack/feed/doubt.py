@@ -12,8 +12,13 @@ import hashlib
 import os
 import stat
 import time
+from typing import TYPE_CHECKING
 
+from envstack.feed.facts import has_status, status_of
 from envstack.linux.lease import is_open_for_writing
+
+if TYPE_CHECKING:
+    from envstack.store.journal import Row
 
 UNREAD = b""
 """Stands for bytes that nobody has read as yet, or that are too many: they may differ."""
@@ -52,20 +57,45 @@ class Doubt:
                 return status, UNREAD
             return status, _digest(file, _SMALL) if self._is_young(status) else None
 
-    def again(self, directory: int, name: bytes, digest: bytes) -> tuple[bool, bytes | None]:
+    def asks(self, row: Row) -> bool:
+        """Tell whether a file is to be looked into whose status is what it was."""
+        return row.digest is not None
+
+    def again(self, directory: int, name: bytes, row: Row) -> tuple[bool, bytes | None]:
         """Tell whether the bytes may have changed; return what stands for them if still doubtful.
 
-        Raises FileNotFoundError as `first` does.
+        For a file that is asked for, whose status is what it was. Raises FileNotFoundError as
+        `first` does.
         """
         with _Opened(directory, name) as file:
-            is_written = is_open_for_writing(file)
-            status = os.fstat(file)
+            is_doubtful = is_open_for_writing(file) or self._is_young(os.fstat(file))
             now = _digest(file, _LARGE)
-            is_doubtful = is_written or self._is_young(status)
-            return UNREAD in (digest, now) or now != digest, now if is_doubtful else None
+            return UNREAD in (row.digest, now) or now != row.digest, now if is_doubtful else None
 
     def _is_young(self, status: os.stat_result) -> bool:
         return self._grain > 0 and time.time_ns() - status.st_ctime_ns < self._grain
+
+
+class Patrol(Doubt):
+    """Asks every file whether somebody may be writing to it unseen; leaves the largest alone."""
+
+    def asks(self, _row: Row) -> bool:
+        return True
+
+    def again(self, directory: int, name: bytes, row: Row) -> tuple[bool, bytes | None]:
+        if row.digest is not None:
+            return self._compared(directory, name, row)
+        with _Opened(directory, name) as file:
+            if not is_open_for_writing(file):
+                return False, None
+            digest = _digest(file, _LARGE)
+            # After the bytes: had they been changed before, the status would tell.
+            is_the_same = has_status(row.facts, status_of(os.fstat(file)))
+            return False, digest if is_the_same else None
+
+    def _compared(self, directory: int, name: bytes, row: Row) -> tuple[bool, bytes | None]:
+        is_changed, digest = super().again(directory, name, row)
+        return is_changed and digest != UNREAD, digest
 
 
 class _Opened:

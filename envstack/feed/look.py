@@ -221,10 +221,10 @@ class Look:
 
     def _recheck(self, directory: bytes, name: bytes, row: Row, mode: int) -> None:
         """Compare the bytes of a file whose status need not tell that they were changed."""
-        if row.digest is None:
+        if not stat.S_ISREG(mode) or not self._doubt.asks(row):
             return
         with suppress(FileNotFoundError):
-            is_changed, digest = self._doubt.again(self._place.fd(_UPPER), name, row.digest)
+            is_changed, digest = self._doubt.again(self._place.fd(_UPPER), name, row)
             if digest != row.digest:
                 self.found.rows[directory, name] = replace(row, digest=digest)
             if is_changed:

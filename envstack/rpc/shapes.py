@@ -132,7 +132,7 @@ def status(value: Status) -> Json:
         ],
         "upper": env.upper,
         "dirty": value.dirty,
-        "cursor": None,
+        "cursor": value.cursor,
         "holders": [holder(row) for row in value.holders],
         "left_below": [holder(row) for row in value.left_below],
         "drift": drift(value.drift),

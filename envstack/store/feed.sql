@@ -1,9 +1,11 @@
--- What the feed of an environment has told so far: `upper` is the layer that `entry` is about, `ops`
--- the last row of `ops` in meta.db, `seq` the last event, `bytes` what the events take.
+-- What the feed of an environment has told so far: `upper` is the layer that `entry` is about, `lowers`
+-- what it stands on, `ops` the last row of `ops` in meta.db, `seq` the last event, `bytes` what the
+-- events take.
 CREATE TABLE followed (
     number  INTEGER PRIMARY KEY,
     env     TEXT NOT NULL UNIQUE,
     upper   TEXT NOT NULL,
+    lowers  TEXT NOT NULL,
     ops     INTEGER NOT NULL,
     seq     INTEGER NOT NULL,
     bytes   INTEGER NOT NULL

@@ -9,8 +9,6 @@ from envstack.store.journal import Row
 if TYPE_CHECKING:
     from envstack.store.journal import Followed, Journal
 
-_ROW = "facts, ino, links, digest"
-
 
 class Index:
     """The rows of the table `entry` that a feed has; written by `Journal.write` alone.
@@ -24,13 +22,16 @@ class Index:
 
     def row(self, directory: bytes, name: bytes) -> Row | None:
         """Return one entry, None where there is none."""
-        query = f"SELECT {_ROW} FROM entry WHERE followed = ? AND dir = ? AND name = ?"
+        query = (
+            "SELECT facts, ino, links, digest FROM entry"
+            " WHERE followed = ? AND dir = ? AND name = ?"
+        )
         found = self._journal.find(query, self._number, directory, name)
         return Row(*found[0]) if found else None
 
     def rows(self, directory: bytes) -> dict[bytes, Row]:
         """Return what is in a directory."""
-        query = f"SELECT name, {_ROW} FROM entry WHERE followed = ? AND dir = ?"
+        query = "SELECT name, facts, ino, links, digest FROM entry WHERE followed = ? AND dir = ?"
         found = self._journal.find(query, self._number, directory)
         return {name: Row(*row) for name, *row in found}
 

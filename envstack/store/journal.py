@@ -17,7 +17,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from envstack.errors import EnvstackError
-from envstack.model import EnvId, LayerId, new_id
+from envstack.model import Chain, EnvId, LayerId, new_id
+from envstack.store.records import dump_chain, load_chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,10 +52,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """How far the feed of an environment has come; `ops` as in `Database.operations`."""
+    """How far the feed of an environment has come; `ops` is the number of an `Operation`."""
 
     env: EnvId
     upper: LayerId
+    lowers: Chain
     ops: int
     seq: int
     number: int
@@ -74,13 +76,14 @@ class Row:
 class Batch:
     """Events, and what the index says after them: written together or not at all.
 
-    `rows` is by directory and name, None for what is gone. `upper` is set when another one is
-    followed from now on, with an index that begins empty; `ops` when a row of it was told.
+    `rows` is by directory and name, None for what is gone. `moved` is set when another upper on
+    another chain is followed from now on, with an index that begins empty; `ops` when an operation
+    was told.
     """
 
     bodies: list[str] = field(default_factory=list)
     rows: dict[tuple[bytes, bytes], Row | None] = field(default_factory=dict)
-    upper: LayerId | None = None
+    moved: tuple[LayerId, Chain] | None = None
     ops: int | None = None
 
 
@@ -144,20 +147,29 @@ class Journal:
 
     def followed(self, env: EnvId) -> Followed | None:
         """Return how far the feed of an environment has come; None where it was never begun."""
-        found = self.find("SELECT env, upper, ops, seq, number FROM followed WHERE env = ?", env)
-        return Followed(*found[0]) if found else None
+        found = self.find("SELECT upper, lowers, ops, seq, number FROM followed WHERE env = ?", env)
+        if not found:
+            return None
+        upper, lowers, *rest = found[0]
+        return Followed(env, upper, load_chain(lowers), *rest)
 
-    def needs(self, upper: LayerId) -> bool:
-        """Tell whether a feed has yet to tell what an upper held."""
-        return bool(self.find("SELECT 1 FROM followed WHERE upper = ?", upper))
+    def environments(self) -> list[EnvId]:
+        """Return the environments of all feeds."""
+        return [EnvId(env) for (env,) in self.find("SELECT env FROM followed")]
 
-    def begin(self, env: EnvId, upper: LayerId, ops: int) -> Followed:
+    def needs(self, layer: LayerId) -> bool:
+        """Tell whether a feed may have yet to compare a layer with what came after it."""
+        query = "SELECT 1 FROM followed WHERE upper = ?1 OR instr(lowers, ?1)"
+        return bool(self.find(query, layer))
+
+    def begin(self, env: EnvId, upper: LayerId, lowers: Chain, ops: int) -> Followed:
         """Begin the feed of an environment, or begin it anew: no earlier place can be read on."""
         with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO followed (env, upper, ops, seq, bytes) VALUES (?1, ?2, ?3, 0, 0)"
-                " ON CONFLICT (env) DO UPDATE SET upper = ?2, ops = ?3, bytes = 0",
-                (env, upper, ops),
+                "INSERT INTO followed (env, upper, lowers, ops, seq, bytes)"
+                " VALUES (?1, ?2, ?3, ?4, 0, 0)"
+                " ON CONFLICT (env) DO UPDATE SET upper = ?2, lowers = ?3, ops = ?4, bytes = 0",
+                (env, upper, dump_chain(lowers), ops),
             )
             number, seq = connection.execute(
                 "SELECT number, seq FROM followed WHERE env = ?", (env,)
@@ -166,7 +178,7 @@ class Journal:
             connection.execute(
                 "INSERT INTO epoch VALUES (?, ?, ?, ?)", (number, seq, new_id()[:8], self._boot)
             )
-        return Followed(env, upper, ops, seq, number)
+        return Followed(env, upper, lowers, ops, seq, number)
 
     def forget(self, env: EnvId) -> None:
         """Delete all there is of an environment."""
@@ -178,7 +190,7 @@ class Journal:
 
     def write(self, followed: Followed, batch: Batch) -> Followed:
         """Append a batch, and return how far the feed has come with it."""
-        upper = batch.upper or followed.upper
+        upper, lowers = batch.moved or (followed.upper, followed.lowers)
         ops = followed.ops if batch.ops is None else batch.ops
         seq, size = followed.seq + len(batch.bodies), sum(map(len, batch.bodies))
         with self.transaction() as connection:
@@ -191,12 +203,12 @@ class Journal:
             )
             _write_rows(connection, followed.number, batch)
             connection.execute(
-                "UPDATE followed SET upper = ?, ops = ?, seq = ?, bytes = bytes + ?"
+                "UPDATE followed SET upper = ?, lowers = ?, ops = ?, seq = ?, bytes = bytes + ?"
                 " WHERE number = ?",
-                (upper, ops, seq, size, followed.number),
+                (upper, dump_chain(lowers), ops, seq, size, followed.number),
             )
             self._trim(connection, followed.number)
-        return Followed(followed.env, upper, ops, seq, followed.number)
+        return Followed(followed.env, upper, lowers, ops, seq, followed.number)
 
     def end(self, env: EnvId) -> Position | None:
         """Return the place after the last event; None where the feed was never begun."""
@@ -280,7 +292,7 @@ class Journal:
 
 
 def _write_rows(connection: sqlite3.Connection, number: int, batch: Batch) -> None:
-    if batch.upper is not None:
+    if batch.moved is not None:
         connection.execute("DELETE FROM entry WHERE followed = ?", (number,))
     connection.executemany(
         "DELETE FROM entry WHERE followed = ? AND dir = ? AND name = ?",

@@ -83,7 +83,7 @@ class Engine(Sandbox):
             self.service = Service(os.fsencode(self.home), launcher, self._announce, self._choose)
             stack.enter_context(self._portal.wrap_async_context_manager(self.service))
             counted = dataclasses.replace(self.context, defer=self._counting(self.context.defer))
-            self.service._ctx = counted
+            self.service.access.ctx = counted
             self._running = stack.pop_all()
 
     def stop(self) -> None:
@@ -99,7 +99,7 @@ class Engine(Sandbox):
     @property
     def context(self) -> Context:
         """What the sequences work with."""
-        return self.service._ctx
+        return self.service.access.ctx
 
     def settle(self) -> None:
         """Wait until all work in the background is done."""

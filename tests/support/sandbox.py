@@ -135,12 +135,14 @@ class Sandbox:
     def client(self) -> Client:
         """A connection to the daemon, which is started if none runs."""
         if self._client is None:
-            where = f"ENVSTACK_HOME={self.home}"
-            self._client = connect_or_start(
-                places({"ENVSTACK_HOME": str(self.home)}, os.geteuid()),
-                ("env", where, *self._daemon),
-            )
+            self._client = self.connect()
         return self._client
+
+    def connect(self) -> Client:
+        """Return a further connection to the daemon, which is started if none runs."""
+        where = f"ENVSTACK_HOME={self.home}"
+        environ = {"ENVSTACK_HOME": str(self.home)}
+        return connect_or_start(places(environ, os.geteuid()), ("env", where, *self._daemon))
 
     def disconnect(self) -> None:
         """Close the connection; the daemon goes on, and the next call connects anew."""

@@ -5,6 +5,7 @@ This is a judge of envstack's own tree code, so it shares none of it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 ROOT = b"."
@@ -27,6 +28,8 @@ _KINDS = {
     stat.S_IFCHR: "char",
     stat.S_IFBLK: "block",
 }
+_VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO, errno.EISDIR}
+"""What is answered for a name that is gone, or another kind of thing, since it was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,34 @@ def snapshot(root: Path) -> Tree:
             for path in paths:
                 tree[path] = replace(tree[path], group=first)
     return tree
+
+
+def entries(root: Path, paths: Iterable[bytes]) -> Iterator[Entry | None]:
+    """Yield what each of `paths` is at this moment, None if it is not there; `group` is None.
+
+    Others may be writing meanwhile. It costs least where paths of one directory stand together.
+    """
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    opened: tuple[bytes, int] | None = None
+    try:
+        for path in paths:
+            above, _, name = path.rpartition(b"/")
+            try:
+                if opened is None or opened[0] != above:
+                    if opened is not None:
+                        os.close(opened[1])
+                        opened = None
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+                    opened = above, os.open(above or ROOT, flags, dir_fd=top)
+                yield _entry(opened[1], name)[0]
+            except OSError as error:
+                if error.errno not in _VANISHED:
+                    raise
+                yield None
+    finally:
+        os.close(top)
+        if opened is not None:
+            os.close(opened[1])
 
 
 def _walk(root: Path) -> Iterator[tuple[bytes, Entry, tuple[int, int]]]:
@@ -127,7 +158,8 @@ def _entry(directory: int, name: bytes) -> tuple[Entry, tuple[int, int]]:
 
 
 def _digest(directory: int, name: bytes) -> str:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+    # It may have become a FIFO since it was looked at, and nobody waits for a writer.
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     with open(descriptor, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

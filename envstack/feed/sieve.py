@@ -1,0 +1,47 @@
+"""What one subscriber wants to hear of: nothing that is ignored, and nothing outside its prefix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from envstack.errors import UsageError
+from envstack.rpc.shapes import path_bytes, path_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Json = dict[str, Any]
+
+
+class Sieve:
+    """Gitignore patterns, a later one before an earlier one, and a directory or file; b"." is all.
+
+    A name that is not UTF-8 is matched as it is shown. Raises UsageError for what is no pattern.
+    """
+
+    def __init__(self, patterns: Sequence[str], prefix: bytes = b".") -> None:
+        self._prefix = prefix
+        self._spec = None
+        if patterns:
+            from pathspec import GitIgnoreSpec  # rarely needed, and not small
+
+            try:
+                self._spec = GitIgnoreSpec.from_lines(patterns)
+            except ValueError as error:
+                raise UsageError(f"a pattern is none: {error}", "see gitignore(5)") from error
+
+    def sift(self, event: Json) -> Json | None:
+        """Return an event with the changes that are wanted; None where none of them is."""
+        if event["event"] != "changes" or (self._spec is None and self._prefix == b"."):
+            return event
+        rows = [row for row in event["changes"] if self._keeps(row)]
+        return {**event, "changes": rows} if rows else None
+
+    def _keeps(self, row: Json) -> bool:
+        path = path_bytes(row)
+        if self._prefix not in (b".", path) and not path.startswith(self._prefix + b"/"):
+            return False
+        if self._spec is None:
+            return True
+        shown = path_text(path)
+        return not self._spec.match_file(shown + "/" if row["kind"] == "dir" else shown)
