@@ -10,7 +10,7 @@ import os
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from envstack.errors import EnvstackError, NotFound, StateError, Unsupported, UsageError
+from envstack.errors import EnvstackError, NotFound, StateError, Unsupported
 from envstack.linux.mountinfo import read_mounts, stack_at
 from envstack.rpc.shapes import told_bytes
 
@@ -53,14 +53,6 @@ def in_merged_tree(paths: Sequence[str]) -> list[str]:
         else os.path.join(os.fsdecode(inside), path)
         for path in map(os.path.normpath, paths)
     ]
-
-
-def relative_to(mount: str, path: str) -> str:
-    """Return a path of `in_merged_tree` relative to its root; raises UsageError outside of it."""
-    relative = os.path.relpath(os.path.join(mount, path), mount)
-    if relative == ".." or relative.startswith("../"):
-        raise UsageError(f"{path} is outside the merged tree", f"name what lies below {mount}")
-    return relative
 
 
 def is_in_merged_tree() -> bool:

@@ -71,8 +71,9 @@ def watch(
 ) -> None:
     """Show what changes in the merged tree, as it happens.
 
-    Until Ctrl-C: A added, M modified, D deleted. With PATH only what lies there or below: relative to the current directory inside
-    the merged tree, else to its root. What the stack file's `watch.ignore` names is left out.
+    Until Ctrl-C: A added, M modified, D deleted. With PATH only what lies there or below: relative
+    to the current directory inside the merged tree, else to its root. What the stack file's
+    `watch.ignore` names is left out.
 
     Each event has a cursor, which --json shows, and `envstack sync` too; --since goes on after it,
     whatever became of the daemon or the machine meanwhile. Where that is not possible the first
@@ -119,15 +120,10 @@ def _events(
     from envstack.client.feed import Feed
     from envstack.client.subscription import subscribe
 
-    asked = None if path is None else place.in_merged_tree([path])[0]
-    row = calls.ask(out, place.here(), "env.glance")
-    # By the stack file: the upper that one stands on may be another one when the daemon comes back.
-    params = {
-        "stack": row["stack"],
-        "since": since,
-        "ignore": ignore or [],
-        "prefix": None if asked is None else place.relative_to(row["mount"], asked),
-    }
+    prefix = None if path is None else place.in_merged_tree([path])[0]
+    # By the stack file: the upper one stands on may be another one when it is asked for anew.
+    stack = calls.ask(out, place.here(), "env.glance")["stack"]
+    params = {"stack": stack, "since": since, "ignore": ignore or [], "prefix": prefix}
     with closing(subscribe(calls.own_places(), params)) as subscription:
         yield Events(Feed(subscription), out, since)
 
@@ -144,7 +140,8 @@ def _show(out: Output, events: Events, *, once: bool) -> None:
 def sync(ctx: typer.Context, json: Json = False) -> None:
     """Print the cursor of now, before which all changes stand.
 
-    Every change that was made before the call is in the feed by then, and before that cursor. What a build tool needs before it trusts the feed: read on until `seq` is reached.
+    Every change that was made before the call stands before that cursor in the feed. What a build
+    tool needs before it trusts the feed: read on until `seq` is reached.
 
     \b
     Examples:

@@ -32,9 +32,10 @@ def watch(
     """Yield the events of an environment, from now on or after the cursor `since`.
 
     `stack` is the stack file or its directory. Paths that match `ignore`, patterns as in a
-    .gitignore file, are left out, and those that do not lie at or below `prefix`, which is relative
-    to the mount. The first event is `Ready`, and there is one more whenever the daemon was killed:
-    it is started again, and the feed goes on after the last event that was taken.
+    .gitignore file, are left out, and those that do not lie at or below `prefix`, a path of the
+    merged tree, absolute or relative to its root. The first event is `Ready`, and there is one more
+    whenever the daemon was killed: it is started again, and the feed goes on after the last event
+    that was taken.
 
     Raises NotRunning where no daemon runs, and what else `connect` does; the iterator raises
     RemoteError where the daemon refuses (its `kind` is `not-up` where the environment is not up),

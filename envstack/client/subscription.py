@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from envstack.client import RemoteError, connect, connect_or_start
 from envstack.errors import Cancelled, NoDaemon, UsageError
@@ -50,6 +50,7 @@ class Subscription:
         self._places = own_places
         self._params = params
         self._client = client
+        self._fresh: str | None = None
         self._fruitless = 0
         self._changing = threading.RLock()  # a signal handler may stop what holds it
         self.is_stopped = False
@@ -83,9 +84,14 @@ class Subscription:
         return None
 
     def _told(self, params: Json) -> Json:
-        cursor: Any = params.get("cursor")
-        self._is_fruitful |= cursor != self._params.get("since")
-        self._params = {**self._params, "since": cursor}
+        cursor = params.get("cursor")
+        if params.get("event") == "ready" and params.get("fresh"):
+            self._fresh = cursor
+        # What differs from the head comes in pieces of one cursor: until something else is told,
+        # nobody knows whether all of it was, and it is asked for once more.
+        if cursor not in (self._fresh, self._params.get("since")):
+            self._params = {**self._params, "since": cursor}
+            self._is_fruitful = True
         return {key: value for key, value in params.items() if key != "subscription"}
 
     def receive(self) -> None:
@@ -100,6 +106,11 @@ class Subscription:
         """
         is_good = self._is_fruitful or time.monotonic() - self._began > _LASTING
         self._fruitless = 0 if is_good else self._fruitless + 1
+        if self._fruitless == _ATTEMPTS:
+            raise NoDaemon(
+                f"the daemon ended {_ATTEMPTS} times in a row",
+                f"see {os.fsdecode(self._places.log)}",
+            )
         client = self._connected()
         with self._changing:
             if self.is_stopped:
@@ -111,17 +122,15 @@ class Subscription:
 
     def _connected(self) -> Client:
         deadline = time.monotonic() + _PATIENCE
-        while self._fruitless < _ATTEMPTS:
+        while True:
             time.sleep(_PAUSE * self._fruitless)
             try:
                 return connect_or_start(self._places)
             except NoDaemon:  # killed while it came up, or it never does
-                if self.is_stopped or time.monotonic() > deadline:
-                    raise
                 self._fruitless += 1
-        raise NoDaemon(
-            f"the daemon ended {_ATTEMPTS} times in a row", f"see {os.fsdecode(self._places.log)}"
-        )
+                is_over = self._fruitless == _ATTEMPTS or time.monotonic() > deadline
+                if is_over or self.is_stopped:
+                    raise
 
     def stop(self) -> None:
         """Let whoever waits for more meet ConnectionEnded, from any thread."""

@@ -53,7 +53,11 @@ def test_events_are_numbered_one_by_one_and_read_in_order_from_any_place(journal
     assert end.seq == 3
     told = journal.after(ENV, Position(end.epoch, 0), 100)
     assert told is not None
-    assert [(each.position.seq, each.body) for each in told] == [(1, "one"), (2, "two"), (3, "three")]
+    assert [(each.position.seq, each.body) for each in told] == [
+        (1, "one"),
+        (2, "two"),
+        (3, "three"),
+    ]
     for each in told:
         assert read(journal, each.position) == ["one", "two", "three"][each.position.seq :]
 
