@@ -129,7 +129,7 @@ def test_paths_follow_two_dashes(shell: Cli, stack: Path) -> None:
 
 def test_a_command_follows_the_option_that_takes_one(shell: Cli, stack: Path) -> None:
     assert "--once" in bash(shell, "watch", "--o")
-    assert bash(shell, "watch", "--for", "make", "--o") == []
+    assert fish(shell, "envstack watch --for make --o") == {}
     assert "envstack.yaml" in fish(shell, "envstack watch --for cat env")
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from envstack import client
 from envstack.client import (
     Changes,
     CheckpointMade,
+    Feed,
     NotRunning,
     Ready,
     RemoteError,
@@ -51,20 +51,17 @@ def daemon(home: Path) -> Iterator[FakeDaemon]:
 class Sessions:
     """Answers each subscription with the next of some scripts, the last of which stays open.
 
-    `asked` are the params of each, `open` is set whenever one has said all, and `closed` once the
-    client of the last has gone.
+    `asked` are the params of each, and `closed` is set once the client of the last has gone.
     """
 
     def __init__(self, *scripts: tuple[Json, ...]) -> None:
         self.asked: list[Json] = []
-        self.open = threading.Event()
         self.closed = threading.Event()
         self._scripts = scripts
 
     def __call__(self, call: FakeCall) -> Json:
         self.asked.append(call.request.params)
         call.tell(*self._scripts[len(self.asked) - 1])
-        self.open.set()
         if len(self.asked) < len(self._scripts):
             call.die()
         else:
@@ -182,39 +179,30 @@ def test_it_starts_no_daemon_to_begin_with(home: Path, project: Path, take: Any)
     assert not home.exists()
 
 
+def waited_for(stack: Path, end: Callable[[Feed], None]) -> list[Event]:
+    """Return what comes after the first event until `end`, called in another thread, ends it."""
+    with watch(stack) as events:
+        assert isinstance(next(events), Ready)
+        other = threading.Thread(target=end, args=[events])
+        other.start()
+        try:
+            return list(events)
+        finally:
+            other.join()
+
+
 def test_another_thread_may_end_it_at_once(daemon: FakeDaemon, project: Path) -> None:
     daemon.answers["feed.subscribe"] = told = Sessions((ready(),))
-    with watch(project) as events:
-        assert isinstance(next(events), Ready)
-        with ended(told, events.stop):
-            assert list(events) == []
+    assert waited_for(project, Feed.stop) == []
+    assert told.closed.wait(WITHIN)
 
 
 def test_ctrl_c_ends_it_at_once(daemon: FakeDaemon, project: Path) -> None:
     daemon.answers["feed.subscribe"] = told = Sessions((ready(),))
-
-    def interrupt() -> None:
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt), ended(told, interrupt):
-        blocking(project, 2)
+    waiting = threading.get_ident()
+    with pytest.raises(KeyboardInterrupt):
+        waited_for(project, lambda _: signal.pthread_kill(waiting, signal.SIGINT))
     assert told.closed.wait(WITHIN)
-
-
-@contextmanager
-def ended(sessions: Sessions, end: Callable[[], None]) -> Iterator[None]:
-    """Call `end` in another thread, once everything was said."""
-
-    def work() -> None:
-        assert sessions.open.wait(WITHIN)
-        end()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def test_a_task_that_is_cancelled_waits_for_nothing_more(daemon: FakeDaemon, project: Path) -> None:
