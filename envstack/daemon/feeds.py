@@ -19,6 +19,7 @@ from envstack.environment.views import views
 from envstack.errors import EnvstackError
 from envstack.feed.doubt import grain_of
 from envstack.feed.follower import Follower
+from envstack.feed.hints import Touch
 from envstack.feed.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from envstack.environment.context import Context
-    from envstack.feed.watcher import Hints
+    from envstack.feed.hints import Hints
     from envstack.model import EnvId, LayerId
     from envstack.store.journal import Position
 
@@ -100,7 +101,8 @@ class Feed:
         if hints.doubt is not None:
             _log.debug("%s: everything is looked at: %s", self.env, hints.doubt)
             return self.follower.sweep(upper)
-        return self.follower.take(upper, hints.entries, hints.trees)
+        trees = [path for path, touch in hints.touched.items() if touch is Touch.TREE]
+        return self.follower.take(upper, hints.touched, trees)
 
     def _has_grown(self) -> None:
         self._loop.call_soon_threadsafe(self._wake)

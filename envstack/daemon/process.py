@@ -29,6 +29,7 @@ from envstack.daemon.calls import explain
 from envstack.daemon.server import Server
 from envstack.errors import EnvstackError, Unsupported
 from envstack.linux.launcher import Launcher
+from envstack.rpc.places import config_file
 from envstack.rpc.places import places as places_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def main(
     the start went (`startup.Ready`). Without, it stays in the foreground, and raises EnvstackError
     where it cannot run.
     """
-    make_service = make_service or _make_service
+    make_service = make_service or partial(_make_service, environ)
     patience = patience or Patience()
     if ready_fd is None:
         level = startup.log_level(environ)
@@ -176,10 +177,12 @@ def _unlink(path: bytes) -> None:
         os.unlink(path)
 
 
-def _make_service(home: bytes, launcher: Launcher) -> Service:
+def _make_service(environ: Mapping[str, str], home: bytes, launcher: Launcher) -> Service:
     from envstack.daemon.service import Service as Environments
+    from envstack.stackfile import limits
 
-    return Environments(home, launcher)
+    config = config_file(environ)
+    return Environments(home, launcher, limits=limits.load(config) if config else None)
 
 
 class _Daemon:

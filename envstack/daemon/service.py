@@ -47,6 +47,7 @@ from envstack.environment.context import Context
 from envstack.environment.sizes import Sizes
 from envstack.errors import EnvstackError, NotUp
 from envstack.rpc import shapes
+from envstack.stackfile.limits import Limits
 from envstack.store.store import Store
 
 if TYPE_CHECKING:
@@ -81,18 +82,21 @@ class Service:
         launcher: Launcher,
         announce: Callable[[Step], None] = announce_nothing,
         choose: Callable[[Store], Mounts] = exchange.choose,
+        limits: Limits | None = None,
     ) -> None:
         self._home = home
         self._launcher = launcher
         self._announce = announce
         self._choose = choose
+        self._limits = limits or Limits()
         self._stack = AsyncExitStack()
         self._looked_after: set[bytes] = set()
 
     async def __aenter__(self) -> Self:
         sys.setswitchinterval(_SWITCH_INTERVAL)
         async with AsyncExitStack() as stack:
-            store = stack.enter_context(await to_thread.run_sync(Store, self._home))
+            opened = await to_thread.run_sync(Store, self._home, self._limits.journal)
+            store = stack.enter_context(opened)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)

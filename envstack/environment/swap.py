@@ -296,9 +296,9 @@ def record_sealed(ctx: Context, upper: LayerId) -> None:
 def discard(ctx: Context, layer: LayerId) -> bool:
     """Delete a layer that nothing refers to; a job to be tried again while the feed needs it.
 
-    For what was written there before it was left is to be told, unless space is short.
+    For what was written there before it was left is to be told, unless its space is wanted more.
     """
-    if ctx.store.journal.needs(layer) and not ctx.store.db.is_short_of_space:
+    if ctx.store.journal.needs(layer) and ctx.store.db.has_ample_space:
         return False
     ctx.announce(Step.DELETE)
     ctx.store.discard(layer)

@@ -93,13 +93,16 @@ class Facts:
         return kind_of(self.mode)
 
     def looks_like(self, other: Facts) -> bool:
-        """Tell whether nobody sees a difference; what is in a directory is no part of it."""
+        """Tell whether nobody sees a difference; what is in a directory is no part of it.
+
+        A directory that was made anew is another one: it was not there for a moment.
+        """
         if self.is_dir and other.is_dir:
             return self._outside() == other._outside()
         return self == other
 
-    def _outside(self) -> tuple[int, int, int, bytes]:
-        return self.mode, self.uid, self.gid, self.attributes
+    def _outside(self) -> tuple[int, int, int, int, bytes]:
+        return self.ino, self.mode, self.uid, self.gid, self.attributes
 
 
 def unpack(facts: bytes) -> Facts:

@@ -86,8 +86,8 @@ class Follower:
         """
         with self._lock:
             followed = self._begun()
-            for operation in self._store.operations.after(self._env, followed.ops):
-                followed = self._tell(followed, operation)
+            while pending := self._store.operations.after(self._env, followed.ops):
+                followed = self._tell(followed, pending[0])
             return followed.upper
 
     def take(
@@ -212,7 +212,7 @@ class Follower:
         try:
             if operation.op is Op.RELAY or before.upper != followed.upper:
                 raise Damaged(f"what {operation.op} did to the tree cannot be told")
-            if before.upper != after.upper:
+            if before.upper != after.upper or operation.op is Op.DOWN:
                 ground = self._ground(before.upper, before.lowers)
                 self._look(ground, wish.everywhere(), self._doubt, self._write_found)
             batch = Batch(list(self._bodies(operation)), ops=operation.number)

@@ -257,9 +257,9 @@ class Look:
     def _looks_alike(self, names: Name, before: _View, after: _View) -> bool:
         if before.facts and after.facts:
             return before.facts.looks_like(after.facts)
-        if before.entry is None or after.entry is not None:
+        if before.entry is None or after.facts is None:
             return before.entry == after.entry  # what the upper hid is shown again: who knows
-        return self._is_faithful(names, before.entry)
+        return not after.facts.opaque and self._is_faithful(names, before.entry)
 
     def _is_faithful(self, names: Name, original: Entry) -> bool:
         """Tell whether what was copied up is what it was, its time included unless a directory."""

@@ -8,9 +8,12 @@ from envstack.errors import UsageError
 from envstack.rpc.shapes import path_bytes, path_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Json = dict[str, Any]
+
+_REMEMBERED = 10_000
+"""Directories of which it is known whether they are ignored."""
 
 
 class Sieve:
@@ -22,6 +25,7 @@ class Sieve:
     def __init__(self, patterns: Sequence[str], prefix: bytes = b".") -> None:
         self._prefix = prefix
         self._spec = None
+        self._directories: dict[str, bool] = {}
         if patterns:
             from pathspec import GitIgnoreSpec  # rarely needed, and not small
 
@@ -44,4 +48,23 @@ class Sieve:
         if self._spec is None:
             return True
         shown = path_text(path)
+        if any(self._ignores(directory) for directory in _above(shown)):
+            return False  # no pattern brings back a part of what is ignored
         return not self._spec.match_file(shown + "/" if row["kind"] == "dir" else shown)
+
+    def _ignores(self, directory: str) -> bool:
+        known = self._directories.get(directory)
+        if known is None:
+            if len(self._directories) >= _REMEMBERED:
+                self._directories.clear()
+            assert self._spec is not None, "without patterns nobody asks"
+            known = self._directories[directory] = self._spec.match_file(directory + "/")
+        return known
+
+
+def _above(path: str) -> Iterator[str]:
+    """Yield the directories that a path lies in, the topmost first."""
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)

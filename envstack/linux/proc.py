@@ -10,6 +10,7 @@ import errno
 import os
 import pwd
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from typing import TYPE_CHECKING
@@ -62,6 +63,29 @@ def processes() -> list[int]:
 def threads(pid: int) -> list[int]:
     """Return the thread ids of a process. Each has a /proc/TID of its own, though unlisted."""
     return [int(name) for name in os.listdir(b"/proc/%d/task" % pid)]
+
+
+def threads_named(name: bytes) -> set[int]:
+    """Return the ids of the threads of this process with that name; it has 15 bytes at most."""
+    found = set()
+    for thread in threads(os.getpid()):
+        with suppress(*GONE):
+            if read(b"/proc/self/task/%d/comm" % thread).rstrip(b"\n") == name:
+                found.add(thread)
+    return found
+
+
+def is_thread(thread: int) -> bool:
+    """Tell whether a thread of this process has not ended yet."""
+    return os.path.exists(b"/proc/self/task/%d" % thread)
+
+
+def is_asleep(thread: int) -> bool:
+    """Tell whether a thread of this process waits for something to happen, or has ended."""
+    try:
+        return read(b"/proc/self/task/%d/stat" % thread).rpartition(b") ")[2][:1] == b"S"
+    except GONE:
+        return True
 
 
 def mount_of(path: bytes) -> int:

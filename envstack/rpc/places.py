@@ -70,6 +70,15 @@ def _data_home(environ: Mapping[str, str]) -> bytes:
     return os.path.join(user_home, b".local", b"share")
 
 
+def config_file(environ: Mapping[str, str]) -> bytes | None:
+    """Return where the user's limits are; None where no variable says where that would be."""
+    directory = _absolute(environ, "XDG_CONFIG_HOME")
+    user_home = _absolute(environ, "HOME")
+    if directory is None and user_home is not None:
+        directory = os.path.join(user_home, b".config")
+    return None if directory is None else os.path.join(directory, b"envstack", b"config.yaml")
+
+
 def _runtime_directory(environ: Mapping[str, str], uid: int) -> bytes | None:
     runtime = _absolute(environ, "XDG_RUNTIME_DIR")
     if runtime is not None:

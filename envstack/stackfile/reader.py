@@ -48,7 +48,7 @@ def load(path: bytes, below: bytes | None = None) -> StackFile:
     real = _canonical(path)
     project, name = os.path.split(real)
     below = below or project
-    text = _read(os.path.join(below, name), real)
+    text = read_bytes(os.path.join(below, name), real)
     return _check(text, real, below, (rules.mount, partial(rules.dirs, below=below)))
 
 
@@ -67,8 +67,11 @@ def _canonical(path: bytes) -> bytes:
     return os.path.realpath(path)
 
 
-def _read(path: bytes, real: bytes) -> bytes:
-    """Return the bytes of `path`, called `real`, and no more than show that it is too large."""
+def read_bytes(path: bytes, real: bytes) -> bytes:
+    """Return the bytes of `path`, called `real`, and no more than show that it is too large.
+
+    Raises NotFound, UsageError where it is no regular file, EnvstackError where it cannot be read.
+    """
     shown = printable(real.decode("utf-8", "replace"))
     try:
         # O_NONBLOCK: opening a FIFO would wait for a writer.

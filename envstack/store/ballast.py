@@ -27,7 +27,7 @@ class Ballast:
 
     def hold(self) -> None:
         """Hold the space if there is plenty; raises OSError, but never for want of space."""
-        if self.free() > _AMPLE and not os.path.exists(self._path):
+        if self.is_ample and not os.path.exists(self._path):
             self._take(self._path, _SIZE)
 
     def release(self, needed: int) -> bool:
@@ -50,6 +50,11 @@ class Ballast:
     def is_tight(self) -> bool:
         """Whether little space is left."""
         return self.free() < _TIGHT
+
+    @property
+    def is_ample(self) -> bool:
+        """Whether there is space to spare."""
+        return self.free() > _AMPLE
 
     def free(self) -> int:
         """Return how many bytes are free, what is reserved for root aside."""

@@ -126,6 +126,11 @@ class Database:
         """Whether the file system of the store is as good as full."""
         return self._ballast.is_tight
 
+    @property
+    def has_ample_space(self) -> bool:
+        """Whether there is space to spare on the file system of the store."""
+        return self._ballast.is_ample
+
     def require_space(self) -> None:
         """Let the ballast go if space is short; raise EnvstackError where that is not enough.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _FORMAT = 1
-_LIMIT = 64 << 20
+JOURNAL = 64 << 20
 """Bytes of events that are kept for an environment."""
 
 _KEPT = 0.9
@@ -90,7 +90,7 @@ class Batch:
 class Journal:
     """`feed.db`. Threads may share it: one writes at a time, and readers wait for no writer."""
 
-    def __init__(self, path: bytes, boot: str, limit: int = _LIMIT) -> None:
+    def __init__(self, path: bytes, boot: str, limit: int = JOURNAL) -> None:
         """Open or make the database at `path`, in the boot of this id.
 
         One that cannot be read is moved aside, and all is told anew from now on.

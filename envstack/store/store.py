@@ -13,7 +13,7 @@ from envstack.store.built import Built
 from envstack.store.database import Database
 from envstack.store.disk import Disk
 from envstack.store.fingerprints import Fingerprints
-from envstack.store.journal import Journal
+from envstack.store.journal import JOURNAL, Journal
 from envstack.store.layers import Layers
 from envstack.store.operations import Operations
 from envstack.store.risks import Risks
@@ -32,7 +32,8 @@ class Store:
     the feeds have told; `disk` is what all lies on.
     """
 
-    def __init__(self, home: bytes) -> None:
+    def __init__(self, home: bytes, journal: int = JOURNAL) -> None:
+        """Open or make the store; `journal` is how many bytes each feed may keep."""
         self.home = home
         with suppress(FileExistsError):
             os.mkdir(home, 0o700)
@@ -51,7 +52,7 @@ class Store:
             self.fingerprints = Fingerprints(self.db)
             self.operations = Operations(self.db)
             self.layers = Layers(home)
-            self.journal = Journal(os.path.join(home, b"feed.db"), boot_id())
+            self.journal = Journal(os.path.join(home, b"feed.db"), boot_id(), journal)
             undo.callback(self.journal.close)
             undo.pop_all()
 

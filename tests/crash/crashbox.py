@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from envstack.client import Client
+    from envstack.rpc.places import Places
     from tests.crash.nursery import Nursery
     from tests.support.edits import Edit
     from tests.support.trees import Tree
@@ -104,7 +105,7 @@ class Crashbox(Sandbox):
 
     def ask(self, method: str, **params: object) -> Any:
         """Call `env.method` over a connection of its own: any thread may."""
-        with connect(self._places()) as client:
+        with connect(self.places()) as client:
             return client.call(f"env.{method}", {"stack": str(self.stack), **params})
 
     def edit(self, *edits: Edit) -> None:
@@ -175,7 +176,7 @@ class Crashbox(Sandbox):
 
     def _comes_to_rest(self) -> bool:
         try:
-            self._client = connect(self._places())  # none is started where this one is dead
+            self._client = connect(self.places())  # none is started where this one is dead
             with self.death() as is_dead:
                 self.rest(is_dead)
                 return not is_dead()
@@ -220,7 +221,7 @@ class Crashbox(Sandbox):
         """Kill the daemon, if one runs, and take away its mounts."""
         self.orders.withdraw()
         self.disconnect()
-        with suppress(NoDaemon), connect(self._places()) as client:
+        with suppress(NoDaemon), connect(self.places()) as client:
             waiting.kill(client.daemon_pid, signal.SIGKILL, "the daemon")
         self.power_off()
 
@@ -230,18 +231,18 @@ class Crashbox(Sandbox):
         trees.remove(self.home)
         trees.remove(self.place)
 
-    def _places(self) -> Any:
+    def places(self) -> Places:
         return places(self._environ, os.getuid())
 
     @property
     def client(self) -> Client:
         if self._client is None:
             try:
-                self._client = connect(self._places())
+                self._client = connect(self.places())
             except NotRunning:
                 verdict = self.start()
                 assert verdict == {"ready": True}, f"the daemon did not start: {verdict}"
-                self._client = connect(self._places())
+                self._client = connect(self.places())
         return self._client
 
 

@@ -40,6 +40,11 @@ class Operation:
         """Whether it exchanges the mount."""
         return Step.DETACH in self.steps
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the feed leads over it: what is changed below, or deleted, is not told."""
+        return Step.FORGET not in self.steps and not self.name.startswith("relay")
+
     def steps_in(self, way: str) -> tuple[Step, ...]:
         """Return what it announces where mounts are exchanged in this way."""
         if way == NEWER:

@@ -11,6 +11,7 @@ from envstack.environment.steps import Step
 from tests.crash.daemon import KILL, Order
 from tests.crash.operations import BY_NAME, OPERATIONS
 from tests.crash.promises import Between, check, check_tree
+from tests.crash.told import Told
 from tests.support.ways import NEWER, OLDER
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def points(chosen: Iterable[Point]) -> pytest.MarkDecorator:
 def crash(box: Crashbox, operation: Operation, order: Order, between: Between) -> None:
     """Kill the daemon in an operation, do what comes between, and check what the next one does."""
     expected = operation.prepare(box)
+    told = Told(box)
     if box.kill_at(order, lambda: operation.act(box)):
         expected = expected.done
     if box.mounts():
@@ -63,6 +65,8 @@ def crash(box: Crashbox, operation: Operation, order: Order, between: Between) -
         is_in_gap = box.way == OLDER and order.at == Step.ATTACH
         assert is_in_gap or not operation.is_swap, "nothing is mounted"
     check(box, expected, between.pass_by(box))
+    if operation.is_told:
+        told.check()
 
 
 @pytest.mark.parametrize("way", [NEWER, OLDER], indirect=True)
@@ -154,7 +158,10 @@ def test_nor_do_its_successors_killed_at_each_step_of_their_recovery(
     crashbox: Crashbox, operation: Operation, step: Step, nth: int, between: Between
 ) -> None:
     expected = operation.prepare(crashbox)
+    told = Told(crashbox)
     crashbox.kill_at(Order(KILL, step, nth), lambda: operation.act(crashbox))
     between.pass_by(crashbox)
     crashbox.recover_under_fire()
     check(crashbox, expected)
+    if operation.is_told:
+        told.check()

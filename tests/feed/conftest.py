@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.feed.followed import Followed
+from tests.feed.reader import Reader
 from tests.feed.storms import LOWER
 from tests.support import needs
 from tests.support.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    Limited = Callable[[str, int], AbstractContextManager[None]]
 
 _LIMITS = Path("/proc/sys/fs/inotify")
 
@@ -44,22 +48,39 @@ def followed(
 
 
 @pytest.fixture
-def inotify_limit() -> Iterator[Callable[[str, int], None]]:
-    """`inotify_limit(name, value)` lowers a limit of the whole machine until the test's end.
+def reading() -> Iterator[Callable[[Path], Reader]]:
+    """`reading(UPPER)` starts a reader of the hints; it ends before the upper does."""
+    with ExitStack() as stack:
+        yield lambda upper: stack.enter_context(Reader(upper))
+
+
+@pytest.fixture
+def limited() -> Iterator[Limited]:
+    """`with limited("max_user_watches", 5)`: of the whole machine, so let it be short.
 
     Sessions that do so wait for each other.
     """
-    with ExitStack() as stack:
-        lock = stack.enter_context(open(Path(tempfile.gettempdir(), "es-inotify.lock"), "w"))
+    with open(Path(tempfile.gettempdir(), "es-inotify.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
-        def lower(name: str, value: int) -> None:
+        @contextmanager
+        def limit(name: str, number: int) -> Iterator[None]:
             path = _LIMITS / name
             before = path.read_text()
             try:
-                path.write_text(str(value))
+                path.write_text(str(number))
             except OSError:
                 needs.lack(f"a kernel whose {path} may be set")
-            stack.callback(path.write_text, before)
+            try:
+                yield
+            finally:
+                path.write_text(before)
 
-        yield lower
+        yield limit
+
+
+@pytest.fixture
+def inotify_limit(limited: Limited) -> Iterator[Callable[[str, int], None]]:
+    """`inotify_limit(name, value)` lowers a limit of the whole machine until the test's end."""
+    with ExitStack() as stack:
+        yield lambda name, value: stack.enter_context(limited(name, value))
