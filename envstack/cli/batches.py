@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from signal import Signals
 from typing import TYPE_CHECKING
 
 from envstack.errors import EnvstackError
 from envstack.rpc.shapes import path_bytes, told_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
 
     from envstack.cli.events import Event, Events
     from envstack.cli.output import Output
@@ -56,8 +58,9 @@ class Job:
 
         Ctrl-C ends it too. Raises CannotRun, and EnvstackError where its directory is gone.
         """
-        with self._started(variables) as child:
+        with _interrupt_held() as release, self._started(variables) as child:
             try:
+                release()
                 child.communicate(b"".join(path + self.separator for path in sorted(paths)))
             except KeyboardInterrupt:
                 _end(child)
@@ -81,12 +84,35 @@ class Job:
             raise CannotRun(self.words[0], is_there=is_there) from error
 
 
+@contextmanager
+def _interrupt_held() -> Iterator[Callable[[], None]]:
+    """Keep Ctrl-C back until what is yielded is called: before, nobody could end the command."""
+    came = False
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+
+    def release() -> None:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # a command in the background inherits that
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield release
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End a command that Ctrl-C has not ended: it was meant for this process alone."""
     child.terminate()
     try:
         child.wait(_GRACE)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
         child.kill()
 
 
@@ -148,6 +174,6 @@ def _variables(ready: Event) -> dict[bytes, bytes]:
 
 def _outcome(code: int) -> str:
     try:
-        return f"was ended by {Signals(code - 128).name}"
+        return f"was ended by {signal.Signals(code - 128).name}"
     except ValueError:
         return f"ended with {code}"
