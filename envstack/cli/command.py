@@ -72,7 +72,7 @@ def _with_value(args: list[str], option: str) -> list[str]:
 
 
 def _taken_as_given(params: list[Any]) -> list[Any]:
-    """Leave out typer's check that a text is a text, and a flag a flag.
+    """Leave out typer's check that a text is a text, a flag a flag, and a list one of texts.
 
     It is made by pydantic, whose import takes as long as all else that a quick command does.
     """
