@@ -302,6 +302,8 @@ def discard(ctx: Context, layer: LayerId) -> bool:
         return False
     ctx.announce(Step.DELETE)
     ctx.store.discard(layer)
+    if not ctx.store.db.hold_space():
+        ctx.defer(ctx.store.db.hold_space)  # the space may come a little later: somebody reads it
     return True
 
 

@@ -25,10 +25,12 @@ class Ballast:
         self._directory = directory
         self._path = os.path.join(directory, b"ballast")
 
-    def hold(self) -> None:
-        """Hold the space if there is plenty; raises OSError, but never for want of space."""
-        if self.is_ample and not os.path.exists(self._path):
-            self._take(self._path, _SIZE)
+    def hold(self) -> bool:
+        """Hold the space if there is plenty; tell whether it is held.
+
+        Raises OSError, but never for want of space.
+        """
+        return os.path.exists(self._path) or (self.is_ample and self._take(self._path, _SIZE))
 
     def release(self, needed: int) -> bool:
         """Let the space go if little is left, and tell whether `needed` bytes can be had then.
@@ -49,18 +51,12 @@ class Ballast:
     @property
     def is_tight(self) -> bool:
         """Whether little space is left."""
-        return self.free() < _TIGHT
+        return free(self._directory) < _TIGHT
 
     @property
     def is_ample(self) -> bool:
         """Whether there is space to spare."""
-        return self.free() > _AMPLE
-
-    def free(self) -> int:
-        """Return how many bytes are free, what is reserved for root aside."""
-        space = os.statvfs(self._directory)
-        # A file system without blocks, such as ramfs, does not tell its size: it has none.
-        return space.f_bavail * space.f_frsize if space.f_blocks else _AMPLE
+        return free(self._directory) > _AMPLE
 
     def _take(self, path: bytes, size: int) -> bool:
         try:
@@ -76,3 +72,10 @@ class Ballast:
                 os.unlink(path)
             return False
         return True
+
+
+def free(directory: bytes) -> int:
+    """Return how many bytes are free in a directory's file system, root's reserve aside."""
+    space = os.statvfs(directory)
+    # A file system without blocks, such as ramfs, does not tell its size: it has none.
+    return space.f_bavail * space.f_frsize if space.f_blocks else _AMPLE

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from envstack.errors import Damaged, EnvstackError, NotFound, StateError
+from envstack.errors import Damaged, NotFound, StateError
 from envstack.model import (
     Chain,
     Checkpoint,
@@ -29,6 +29,7 @@ from envstack.model import (
 )
 from envstack.store import rows
 from envstack.store.ballast import Ballast
+from envstack.store.faults import unusable, without_space
 from envstack.store.records import (
     Transition,
     dump_chain,
@@ -39,8 +40,7 @@ from envstack.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_LITTLE_SPACE = 1 << 18
-"""Bytes: with less than this free, space is what an error of the database is about."""
+_NAME = "the store's database"
 
 _NEEDED = 1 << 17
 """Bytes that a change of state takes at the most, its rows and the directories of an upper."""
@@ -56,7 +56,8 @@ class Database:
         """Open or make the database at `path`. Raises Damaged for a newer or unreadable one."""
         self._lock = threading.RLock()
         self._path = os.fsencode(path)
-        self._ballast = Ballast(os.path.dirname(self._path))
+        self._directory = os.path.dirname(self._path)
+        self._ballast = Ballast(self._directory)
         with self._explained():
             _require_known_format(self._path)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -94,7 +95,7 @@ class Database:
                 self._connection.execute("COMMIT")
             except sqlite3.OperationalError as error:
                 self._undo()
-                raise self._unusable(error) from error
+                raise unusable(_NAME, self._directory, error) from error
             except BaseException:
                 self._undo()
                 raise
@@ -105,26 +106,21 @@ class Database:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
+            raise unusable(_NAME, self._directory, error) from error
         except sqlite3.DatabaseError as error:
             raise Damaged(
                 f"the store's database cannot be read: {error}",
                 "put back a copy of meta.db, or move the store aside and start anew",
             ) from error
 
-    def _unusable(self, error: sqlite3.OperationalError) -> EnvstackError:
-        """Explain an error; on a full file system SQLite calls some of them `disk I/O error`."""
-        if self._ballast.free() < _LITTLE_SPACE:
-            return self._without_space(str(error))
-        return EnvstackError(
-            f"the store's database cannot be used: {error}",
-            f"look at the file system of {os.fsdecode(os.path.dirname(self._path))}",
-        )
-
     @property
     def is_short_of_space(self) -> bool:
         """Whether the file system of the store is as good as full."""
         return self._ballast.is_tight
+
+    def hold_space(self) -> bool:
+        """Hold the ballast if there is space to spare; tell whether it is held."""
+        return self._ballast.hold()
 
     @property
     def has_ample_space(self) -> bool:
@@ -137,14 +133,7 @@ class Database:
         For what a user asks for: before the first row of a change of state is written.
         """
         if not self._ballast.release(_NEEDED):
-            raise self._without_space("a change of state would not fit")
-
-    def _without_space(self, why: str) -> EnvstackError:
-        directory = os.fsdecode(os.path.dirname(self._path))
-        return EnvstackError(
-            f"no space left on the file system of {directory} ({why})",
-            "free some space there, and try again",
-        )
+            raise without_space(self._directory, "a change of state would not fit")
 
     def _undo(self) -> None:
         """Leave a transaction that failed; some failures have ended it already."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from envstack.errors import EnvstackError
 from envstack.model import Chain, EnvId, LayerId, new_id
+from envstack.store.faults import unusable
 from envstack.store.records import dump_chain, load_chain
 
 if TYPE_CHECKING:
@@ -93,20 +93,24 @@ class Journal:
     def __init__(self, path: bytes, boot: str, limit: int = JOURNAL) -> None:
         """Open or make the database at `path`, in the boot of this id.
 
-        One that cannot be read is moved aside, and all is told anew from now on.
+        One that cannot be read is moved aside, and all is told anew from now on. Raises
+        EnvstackError where there is no space, or no way to it.
         """
         self._path = path
         self._boot = boot
         self._limit = limit
         self._writing = threading.RLock()
         self._reading = threading.Lock()
-        try:
-            self._open()
-        except sqlite3.DatabaseError:
-            for suffix in (b"", b"-wal", b"-shm"):
-                with suppress(FileNotFoundError):
-                    os.replace(path + suffix, path + b".damaged" + suffix)
-            self._open()
+        with self._explained():
+            try:
+                self._open()
+            except sqlite3.OperationalError:
+                raise  # it may be whole, and out of reach for now
+            except sqlite3.DatabaseError:
+                for suffix in (b"", b"-wal", b"-shm"):
+                    with suppress(FileNotFoundError):
+                        os.replace(path + suffix, path + b".damaged" + suffix)
+                self._open()
 
     def _open(self) -> None:
         self._writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -249,13 +253,13 @@ class Journal:
 
     def find(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return what a query finds in what is committed."""
-        with self._reading, _explained():
+        with self._reading, self._explained():
             return self._reader.execute(query, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Give the connection that writes; committed when the context ends."""
-        with self._writing, _explained():
+        with self._writing, self._explained():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
@@ -267,8 +271,16 @@ class Journal:
 
     def tidy(self) -> None:
         """Bring the write-ahead log into the database, in a quiet moment, as far as none reads."""
-        with self._writing, _explained():
+        with self._writing, self._explained():
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            directory = os.path.dirname(self._path)
+            raise unusable("the journal of the feeds", directory, error) from error
 
     def _trim(self, connection: sqlite3.Connection, number: int) -> None:
         """Forget the oldest events where there are more bytes of them than are kept."""
@@ -315,14 +327,3 @@ def _empty(connection: sqlite3.Connection, number: int) -> None:
 
 def _epoch_of(seq: int, epochs: Sequence[tuple[int, str]]) -> str:
     return next(identity for first, identity in reversed(epochs) if first < seq)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise EnvstackError(
-            f"the journal of the feed cannot be used: {error}",
-            "look at the file system of the store: is it full?",
-        ) from error

@@ -62,6 +62,9 @@ def _is_traced(pid: int, strace: subprocess.Popen[bytes]) -> bool:
     if strace.poll() is not None:
         needs.lack("strace that may attach to a process (ptrace_scope, CAP_SYS_PTRACE)")
     tracer = f"TracerPid:\t{strace.pid}\n"
-    return all(
-        tracer in status.read_text() for status in Path(f"/proc/{pid}/task").glob("*/status")
-    )
+    try:
+        return all(
+            tracer in status.read_text() for status in Path(f"/proc/{pid}/task").glob("*/status")
+        )
+    except (FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+        return False
