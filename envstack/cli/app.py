@@ -20,6 +20,7 @@ from envstack.cli import (
     stack,
     status,
     trust,
+    watch,
 )
 from envstack.cli.command import Command, Group, Json, begin
 from envstack.cli.output import Output, PipeClosedError
@@ -165,6 +166,8 @@ def _program() -> typer.Typer:
     ):
         program.command(cls=Command)(command)
     program.command(cls=diff.DiffCommand)(diff.diff)
+    program.command(cls=watch.WatchCommand)(watch.watch)
+    program.command(cls=Command)(watch.sync)
     for extra in (doctor.doctor, completion.completion):
         program.command(cls=Command)(extra)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")

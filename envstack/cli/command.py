@@ -72,13 +72,13 @@ def _with_value(args: list[str], option: str) -> list[str]:
 
 
 def _taken_as_given(params: list[Any]) -> list[Any]:
-    """Leave out typer's check that a text is a text, and a flag a flag.
+    """Leave out typer's check that a text is a text, a flag a flag, and a list one of texts.
 
     It is made by pydantic, whose import takes as long as all else that a quick command does.
     """
     for param in params:
         kind = getattr(param, "type_descriptor", None)
-        if kind is not None and kind.annotation in (str, bool) and not param.required:
+        if kind is not None and kind.annotation in (str, bool, list[str]) and not param.required:
             param.process_value = partial(_as_given, param)
     return params
 

@@ -110,10 +110,15 @@ def changes(rows: list[Row], paint: Paint) -> Iterator[str]:
     totals = dict.fromkeys(_SIGNS, 0)
     for row in rows:
         totals[row["change"]] += 1
-        sign, colour = _SIGNS[row["change"]]
-        yield paint(colour, f"{sign} {_name(row)}")
+        yield change(row, paint)
     summary = ", ".join(f"{count:,} {change}" for change, count in totals.items() if count)
     yield paint("dim", summary or "no changes")
+
+
+def change(row: Row, paint: Paint) -> str:
+    """Return the line of one row."""
+    sign, colour = _SIGNS[row["change"]]
+    return paint(colour, f"{sign} {_name(row)}")
 
 
 def _name(row: Row) -> str:

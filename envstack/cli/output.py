@@ -107,10 +107,23 @@ class Output:
 
     def wait(self) -> None:
         """Wait for a moment; raises PipeClosedError once nobody reads standard output any more."""
+        self._poll(select.poll(), _MOMENT)
+
+    def wait_for(self, descriptor: int, seconds: float | None = None) -> bool:
+        """Wait for input on `descriptor`; return False where there was none for that long.
+
+        Raises PipeClosedError once nobody reads standard output any more.
+        """
         poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return self._poll(poll, None if seconds is None else max(seconds, 0) * 1000)
+
+    def _poll(self, poll: select.poll, milliseconds: float | None) -> bool:
         poll.register(_STDOUT, 0)  # the end of a pipe is told in any case, poll(2)
-        if poll.poll(_MOMENT):
+        ready = [descriptor for descriptor, _ in poll.poll(milliseconds)]
+        if _STDOUT in ready:
             raise PipeClosedError
+        return bool(ready)
 
     def fail(self, error: EnvstackError) -> None:
         """Print an error on standard error."""

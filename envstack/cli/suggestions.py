@@ -60,7 +60,7 @@ def suggest(program: Any, words: Sequence[str], current: str) -> Iterator[Sugges
     current = "" if current == "=" else current  # how bash splits --option=value
     if line.pending is not None:
         found = _values(line, line.pending, current)
-    elif line.only_arguments:  # what commands take after `--` are paths
+    elif line.only_arguments:  # what commands take then are paths
         found = iter([(":files", "")])
     elif not current.startswith("-"):
         found = _next(line, current)
@@ -84,7 +84,9 @@ def _take(line: _Line, word: str) -> bool:
         name, joined, _value = word.partition("=")
         option = _option(line.command, name)
         line.seen.add(name)
-        if option is not None and not option.is_flag and not joined:
+        if option is not None and (option.metavar or "").endswith("…"):
+            line.only_arguments = True  # all that follows is its own
+        elif option is not None and not option.is_flag and not joined:
             line.pending = option
     elif hasattr(line.command, "commands"):
         line.command = line.command.commands.get(word)

@@ -1,7 +1,8 @@
 """Typed calls over the socket: finds the daemon of this user, starts it, replaces an older one.
 
 Blocking, and quick to import: every command pays for it. What only a start needs is imported when
-it comes to that.
+it comes to that, and the feed (`watch`, `awatch`, `sync`, and the types of its events) when it is
+asked for here.
 """
 
 from __future__ import annotations
@@ -21,21 +22,58 @@ from envstack.rpc.peer import peer_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from envstack.client.async_feed import AsyncFeed, awatch
+    from envstack.client.feed import Feed, sync, watch
+    from envstack.rpc.feed import (
+        Changes,
+        CheckpointMade,
+        Event,
+        MountChanged,
+        Ready,
+        RollbackBegin,
+        RollbackEnd,
+        Synced,
+        Unknown,
+    )
     from envstack.rpc.places import Places
 
 __all__ = [
+    "AsyncFeed",
+    "Changes",
+    "CheckpointMade",
     "Client",
+    "Event",
+    "Feed",
+    "MountChanged",
     "NotRunning",
     "Output",
     "Progress",
+    "Ready",
     "RemoteError",
+    "RollbackBegin",
+    "RollbackEnd",
+    "Synced",
+    "Unknown",
+    "awatch",
     "connect",
     "connect_or_start",
     "find",
+    "sync",
+    "watch",
 ]
 
 _SECONDS = 30.0
 """How long a daemon may take to come up, to greet, and to end."""
+
+_LATE = {
+    "envstack.client.async_feed": ("AsyncFeed", "awatch"),
+    "envstack.client.feed": ("Feed", "sync", "watch"),
+    "envstack.rpc.feed": (
+        *("Changes", "CheckpointMade", "Event", "MountChanged", "Ready"),
+        *("RollbackBegin", "RollbackEnd", "Synced", "Unknown"),
+    ),
+}
+"""Where to be found what most commands do without."""
 
 _ELSEWHERE = "set ENVSTACK_HOME to a directory of your own, which gives it another socket"
 
@@ -118,3 +156,15 @@ def _retire(client: Client) -> None:
                 f"the daemon is older (version {client.identity['version']}) and does not end",
                 f"end process {client.daemon_pid}; what is mounted stays mounted",
             )
+
+
+if not TYPE_CHECKING:  # a checker would believe in any name
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for here and lies in a module that takes a while (PEP 562)."""
+        from importlib import import_module
+
+        for module, names in _LATE.items():
+            if name in names:
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

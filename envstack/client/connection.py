@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +17,6 @@ from envstack.rpc.messages import Failure, Notification, Output, Progress, Reque
 from envstack.rpc.peer import age, mount_namespace, peer_of
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from types import TracebackType
     from typing import NoReturn
@@ -100,8 +100,44 @@ class Client:
         except KeyboardInterrupt:
             self._cancel(self._last_id)
 
+    def begin(self, method: str, params: messages.Json) -> int:
+        """Send a request and return its id; what comes of it is to be had from `take`."""
+        self._last_id += 1
+        self._send(Request(self._last_id, method, params))
+        return self._last_id
+
+    def take(self) -> Response | Failure | Notification | None:
+        """Return the next message that has arrived, None where none has; raises ProtocolError."""
+        return messages.decode_answer(self._received.popleft()) if self._received else None
+
+    def receive(self, seconds: float | None = None) -> None:
+        """Wait until something arrives, be it a part of a message alone.
+
+        Raises TimeoutError where nothing does, ConnectionEnded when the daemon is no more.
+        """
+        self._connection.settimeout(seconds)
+        try:
+            data = self._connection.recv(_RECEIVE_BYTES)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise ConnectionEnded(
+                "the daemon ended before it answered; what it began is finished or undone",
+                f"envstack up; envstack log; see {os.fsdecode(self._places.log)} too",
+            )
+        self._received.extend(self._lines.feed(data))
+
+    def fileno(self) -> int:
+        """Return the descriptor of the connection."""
+        return self._connection.fileno()
+
+    def hang_up(self) -> None:
+        """End the connection from any thread: who waits in `receive` meets ConnectionEnded."""
+        with contextlib.suppress(OSError):  # the other end is gone already
+            self._connection.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """End the connection."""
+        """End the connection, of which nobody may make use any more."""
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -142,9 +178,7 @@ class Client:
         deadline: float | None,
         on_notice: Callable[[Progress | Output], None] | None = None,
     ) -> Any:
-        self._last_id += 1
-        self._send(Request(self._last_id, method, params))
-        return self._answer(self._last_id, deadline, on_notice)
+        return self._answer(self.begin(method, params), deadline, on_notice)
 
     def _cancel(self, request_id: int) -> NoReturn:
         try:
@@ -173,7 +207,11 @@ class Client:
         on_notice: Callable[[Progress | Output], None] | None = None,
     ) -> Any:
         while True:
-            match messages.decode_answer(self._line(deadline)):
+            match self.take():
+                case None:
+                    self.receive(
+                        None if deadline is None else max(deadline - time.monotonic(), 0.001)
+                    )
                 case Response(answered, result) if answered == request_id:
                     return result
                 case Failure(answered, _code, message, data) if answered in (request_id, None):
@@ -184,22 +222,6 @@ class Client:
                         on_notice(notice)
                 case _:
                     pass  # it belongs to a request that was given up, or nobody asked for it
-
-    def _line(self, deadline: float | None) -> bytes:
-        while not self._received:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
-            self._connection.settimeout(left)
-            try:
-                data = self._connection.recv(_RECEIVE_BYTES)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                raise ConnectionEnded(
-                    "the daemon ended before it answered; what it began is finished or undone",
-                    f"envstack up; envstack log; see {os.fsdecode(self._places.log)} too",
-                )
-            self._received.extend(self._lines.feed(data))
-        return self._received.popleft()
 
 
 def _is_identity(value: object) -> bool:

@@ -262,6 +262,22 @@ class FakeCall:
         told = messages.output(self.request.id, messages.Output(text))
         self.connection.sendall(messages.encode(told))
 
+    def tell(self, *events: Json) -> None:
+        """Send feed objects, of which this is the subscription."""
+        for event in events:
+            params = {"subscription": self.request.id, **event}
+            told = Notification(messages.EVENT, params)
+            self.connection.sendall(messages.encode(told))
+
+    def die(self) -> None:
+        """Close the connection without an answer, as a daemon does that is killed."""
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def wait_for_end(self) -> None:
+        """Return when the client is gone."""
+        with suppress(ConnectionError):
+            assert self.lines.read() == b""
+
     def wait_for_cancel(self) -> None:
         message = messages.decode_request(self.lines.readline())
         assert message == Notification(messages.CANCEL, {"id": self.request.id})
@@ -346,6 +362,23 @@ def drifted(**other: Any) -> Json:
     return {**row, **other}
 
 
+def ready(seq: int = 0, **other: Any) -> Json:
+    """Return the first object of a feed, after which `seq` + 1 comes next."""
+    where = {"env": "web", "mount": "/p/.envstack/merged", "head": None, "fresh": False}
+    return event("ready", seq, **{**where, **other})
+
+
+def event(name: str, seq: int, **facts: Any) -> Json:
+    """Return an object of a feed."""
+    return {"event": name, "cursor": f"e.1.{seq}", "seq": seq, **facts}
+
+
+def changed(seq: int, *paths: str, change: str = "modified") -> Json:
+    """Return an event of files that changed."""
+    rows = [{"path": path, "change": change, "kind": "file"} for path in paths]
+    return event("changes", seq, changes=rows)
+
+
 def brought(**other: Any) -> Json:
     """Return the answer to `up`."""
     return {**status(), "outdated": [], "saved": None, "left": None, **other}
@@ -370,6 +403,7 @@ def answers() -> Mapping[str, Any]:
         "env.log": [logged()],
         "env.diff": [{"path": "a", "change": "added", "kind": "file"}],
         "env.compare": {"trees": [], "changes": []},
+        "feed.sync": {"cursor": "e.1.7", "seq": 7},
         "daemon.status": {
             "pid": 1,
             "version": __version__,

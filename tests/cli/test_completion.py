@@ -127,6 +127,12 @@ def test_paths_follow_two_dashes(shell: Cli, stack: Path) -> None:
     assert "envstack.yaml" in fish(shell, "envstack diff base -- env")
 
 
+def test_a_command_follows_the_option_that_takes_one(shell: Cli, stack: Path) -> None:
+    assert "--once" in bash(shell, "watch", "--o")
+    assert fish(shell, "envstack watch --for make --o") == {}
+    assert "envstack.yaml" in fish(shell, "envstack watch --for cat env")
+
+
 def test_fish_shows_messages_beside_tags_and_ids(shell: Cli, history: FakeDaemon) -> None:
     offered = fish(shell, "envstack rollback ")
     assert list(offered) == ["v1", IDS[0], IDS[1], "@", "base"]

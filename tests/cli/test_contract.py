@@ -33,6 +33,7 @@ ASKING = [
     ("diff", "base", "@"),
     ("diff", "--name-only"),
     ("status", "--short"),
+    ("sync",),
     ("daemon", "start"),
     ("daemon", "status"),
 ]
@@ -41,7 +42,16 @@ ASKING = [
 ALONE = [("init",), ("validate",), ("daemon", "stop"), ("daemon", "logs"), ("--version",)]
 """Commands that can do without."""
 
-NEEDS_DAEMON = [("down",), ("status",), ("ls",), ("checkpoint",), ("rollback",), ("log",)]
+NEEDS_DAEMON = [
+    ("down",),
+    ("status",),
+    ("ls",),
+    ("checkpoint",),
+    ("rollback",),
+    ("log",),
+    ("watch",),
+    ("sync",),
+]
 
 
 def words(arguments: tuple[str, ...]) -> str:
@@ -126,7 +136,13 @@ def test_faults_of_a_stack_file_are_printed_as_they_come(cli: Cli, daemon: FakeD
         ("daemon",),
         ("daemon", "no-such-command"),
         ("daemon", "run", "--ready-fd", "no-number"),
-        ("watch",),
+        ("run",),
+        ("watch", "--for"),
+        ("watch", "--for", "--"),
+        ("watch", "--settle", "1"),
+        ("watch", "--null"),
+        ("watch", "--settle", "soon", "--for", "true"),
+        ("sync", "surplus"),
     ],
     ids=words,
 )
@@ -223,7 +239,9 @@ def test_a_directory_to_start_in_must_exist(cli: Cli) -> None:
     assert cli("-C", "no-such", "status").code == 3
 
 
-@pytest.mark.parametrize("arguments", [*ASKING, ("daemon", "stop"), ("daemon", "logs")], ids=words)
+@pytest.mark.parametrize(
+    "arguments", [*ASKING, ("watch",), ("daemon", "stop"), ("daemon", "logs")], ids=words
+)
 def test_what_needs_root_says_so(cli: Cli, stack: Path, arguments: tuple[str, ...]) -> None:
     done = cli.python("os.geteuid = lambda: 1000", *arguments, "--json")
     assert (done.code, done.error["kind"]) == (5, "unsupported")
@@ -314,7 +332,9 @@ def test_with_standard_output_closed_nothing_goes_to_the_daemon(
     assert daemon.methods == ["hello", "env.log"]
 
 
-@pytest.mark.parametrize("arguments", [("status",), ("checkpoint", "-m", "x"), ("diff", "base")])
+@pytest.mark.parametrize(
+    "arguments", [("status",), ("checkpoint", "-m", "x"), ("diff", "base"), ("sync",)]
+)
 def test_a_quick_command_imports_nothing_slow(
     cli: Cli, daemon: FakeDaemon, arguments: tuple[str, ...]
 ) -> None:
@@ -329,7 +349,8 @@ def test_a_quick_command_imports_nothing_slow(
 
 
 @pytest.mark.parametrize(
-    "arguments", sorted({command[:1] for command in [*ASKING, *ALONE] if command[0][0] != "-"})
+    "arguments",
+    sorted({command[:1] for command in [*ASKING, *ALONE, ("watch",)] if command[0][0] != "-"}),
 )
 def test_help_teaches(cli: Cli, arguments: tuple[str, ...]) -> None:
     done = cli(*arguments, "--help")
