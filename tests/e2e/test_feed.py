@@ -89,7 +89,13 @@ def test_the_mirror_of_the_readme_follows_the_merged_tree(
     example = mirror_of((ROOT / "README.md").read_text())
 
     def until_equal(what: str) -> None:
-        waiting.until(lambda: copy.exists() and seen(copy) == seen(merged), what, WITHIN)
+        def is_equal() -> bool:
+            try:
+                return copy.exists() and seen(copy) == seen(merged)
+            except FileNotFoundError:  # it is changed while it is looked at
+                return False
+
+        waiting.until(is_equal, what, WITHIN)
 
     with running(cli, sys.executable, "-c", example, str(cli.cwd), str(copy)):
         until_equal("the listing")
