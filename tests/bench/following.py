@@ -31,8 +31,8 @@ def readiness(place: Path, directories: int, rounds: int) -> Medians:
         subjects: dict[str, Callable[[], float]] = {}
         for name, project in projects.items():
             subjects[f"{name}: ready"] = _subject(_ready, session, project)
-            subjects[f"{name}: ready, daemon anew"] = _subject(_ready_anew, session, project)
             subjects[f"{name}: sync"] = _subject(_sync, session, project)
+            subjects[f"{name}: sync, daemon anew"] = _subject(_sync_anew, session, project)
         return interleaved(subjects, rounds)
 
 
@@ -108,9 +108,11 @@ def _ready(session: Session, project: Path) -> float:
         return time.perf_counter() - began
 
 
-def _ready_anew(session: Session, project: Path) -> float:
+def _sync_anew(session: Session, project: Path) -> float:
+    """Time the barrier of a daemon that has just begun to watch."""
     session.ask(project, "daemon", "stop")
-    return _ready(session, project)
+    session.up(project)
+    return _sync(session, project)
 
 
 def _sync(session: Session, project: Path) -> float:
