@@ -316,7 +316,7 @@ def _side(view: _View | None) -> _Side:
 
 
 def _row(status: os.stat_result, mark: bytes, digest: bytes | None = None) -> Row:
-    return Row(status_of(status) + mark, signed(status.st_ino), status.st_nlink, digest)
+    return Row(status_of(status) + mark, signed(status.st_ino), digest)
 
 
 def signed(ino: int) -> int:

@@ -23,7 +23,7 @@ from envstack.store.records import dump_chain, load_chain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_FORMAT = 1
+_FORMAT = 2
 JOURNAL = 64 << 20
 """Bytes of events that are kept for an environment."""
 
@@ -68,7 +68,6 @@ class Row:
 
     facts: bytes
     ino: int
-    links: int
     digest: bytes | None = None
 
 
@@ -303,9 +302,9 @@ def _write_rows(connection: sqlite3.Connection, number: int, batch: Batch) -> No
         ((number, *place) for place, row in batch.rows.items() if row is None),
     )
     connection.executemany(
-        "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?)",
         (
-            (number, *place, row.facts, row.ino, row.links, row.digest)
+            (number, *place, row.facts, row.ino, row.digest)
             for place, row in batch.rows.items()
             if row is not None
         ),

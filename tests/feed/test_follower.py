@@ -37,3 +37,14 @@ def test_a_tree_that_is_hinted_at_is_looked_through(standing: Standing) -> None:
     (standing.upper / "dir" / "unseen").touch()
     follower.take(standing.env.upper, [b"dir"], [b"dir"])
     assert standing.told()[-1] == ("added", "dir/unseen")
+
+
+def test_a_write_by_one_name_is_told_of_all_names(standing: Standing) -> None:
+    follower = standing.follower()
+    (standing.upper / "one").write_text("1")
+    follower.sweep(standing.env.upper)
+    (standing.upper / "other").hardlink_to(standing.upper / "one")
+    follower.take(standing.env.upper, [b"other"], [b"other"])
+    (standing.upper / "other").write_text("written")
+    follower.take(standing.env.upper, [b"other"], [])
+    assert standing.told()[-2:] == [("modified", "other"), ("modified", "one")]
