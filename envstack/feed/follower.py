@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 _MANY = 20_000
 """Changes and rows that are held before they are written: a storm must not fill the memory."""
+_MOST = 10 * _MANY
+"""The same where a part cannot be told by itself: it would be told again if it were the last."""
 
 _PATROLLED = 1000
 """Files that a patrol compares or asks for a lease at the most."""
@@ -195,7 +197,7 @@ class Follower:
         while True:
             look = Look(ground, index, doubt)
             for _ in look.run(wished):
-                if len(look.found) >= _MANY:
+                if len(look.found) >= (_MANY if look.is_whole else _MOST):
                     linked |= look.found.linked
                     put(look.found)
                     look.found = Found()

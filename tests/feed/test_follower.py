@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
+from envstack.feed import follower as module
 from envstack.feed import wish
 from envstack.store.store import Store
 from tests.feed.standing import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.kernel
@@ -48,3 +51,115 @@ def test_a_write_by_one_name_is_told_of_all_names(standing: Standing) -> None:
     (standing.upper / "other").write_text("written")
     follower.take(standing.env.upper, [b"other"], [])
     assert standing.told()[-2:] == [("modified", "other"), ("modified", "one")]
+
+
+class _Full(Exception):
+    """Stands for the end of the daemon, or of the disk."""
+
+
+@pytest.fixture
+def failing(standing: Standing, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`failing(n)` lets n pieces be written, of which each is small, and no more."""
+    monkeypatch.setattr(module, "_MANY", 4)
+    monkeypatch.setattr(module, "_MOST", 4)
+
+    def fail_after(pieces: int) -> None:
+        write, left = standing.store.journal.write, [pieces]
+
+        def failing(*values: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise _Full
+            return write(*values)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(standing.store.journal, "write", failing)
+
+    return fail_after
+
+
+def _remove(standing: Standing) -> None:
+    shutil.rmtree(standing.upper / "tree")
+
+
+def _hide(standing: Standing) -> None:
+    os.mknod(standing.upper / "lower", 0o020000, 0)
+
+
+def _make_opaque(standing: Standing) -> None:
+    (standing.upper / "lower").mkdir()
+    os.setxattr(standing.upper / "lower", "trusted.overlay.opaque", b"y")
+
+
+def _show(standing: Standing) -> None:
+    (standing.upper / "hidden").unlink()
+
+
+def _replace(standing: Standing) -> None:
+    _remove(standing)
+    (standing.upper / "tree").touch()
+
+
+@pytest.mark.parametrize("pieces", range(1, 4))
+@pytest.mark.parametrize(
+    ("do", "change", "name"),
+    [
+        (_remove, "deleted", "tree"),
+        (_replace, "deleted", "tree"),
+        (_hide, "deleted", "lower"),
+        (_make_opaque, "deleted", "lower"),
+        (_show, "added", "hidden"),
+    ],
+)
+def test_what_is_told_in_pieces_is_told_to_the_end_if_that_is_interrupted(
+    standing: Standing,
+    failing: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    do: Callable[[Standing], None],
+    change: str,
+    name: str,
+    pieces: int,
+) -> None:
+    for tree in (standing.upper / "tree", standing.lower / "lower", standing.lower / "hidden"):
+        for number in range(6):
+            (tree / str(number)).mkdir(parents=True)
+            (tree / str(number) / "file").touch()
+    os.mknod(standing.upper / "hidden", 0o020000, 0)
+    standing.follower().sweep(standing.env.upper)
+    do(standing)
+    with monkeypatch.context():
+        failing(pieces)
+        with pytest.raises(_Full):
+            standing.follower().sweep(standing.env.upper)
+    monkeypatch.undo()
+    standing.follower().sweep(standing.env.upper)
+    told = standing.told()
+    for number in range(6):
+        assert (change, f"{name}/{number}") in told
+        assert (change, f"{name}/{number}/file") in told
+    before = len(told)
+    standing.follower().sweep(standing.env.upper)
+    assert len(standing.told()) == before
+
+
+def test_what_was_told_of_a_directory_whose_rest_was_not_is_taken_back(
+    standing: Standing, failing: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces: `lower` hides what was below it, and has files of its own."""
+    for number in range(9):
+        (standing.lower / "lower" / str(number)).mkdir(parents=True)
+    standing.follower().sweep(standing.env.upper)
+    _make_opaque(standing)
+    for number in range(9):
+        (standing.upper / "lower" / f"{number}+").touch()
+    with monkeypatch.context():
+        failing(1)
+        with pytest.raises(_Full):
+            standing.follower().sweep(standing.env.upper)
+    monkeypatch.undo()
+    assert ("added", "lower/0+") in standing.told()
+    (standing.upper / "lower" / "0+").unlink()
+    standing.follower().sweep(standing.env.upper)
+    told = standing.told()
+    assert told.count(("added", "lower/0+")) == told.count(("deleted", "lower/0+")) == 1
+    assert {("added", f"lower/{number}+") for number in range(9)} <= set(told)
+    assert {("deleted", f"lower/{number}") for number in range(9)} <= set(told)
