@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -163,3 +165,43 @@ def test_what_was_told_of_a_directory_whose_rest_was_not_is_taken_back(
     assert told.count(("added", "lower/0+")) == told.count(("deleted", "lower/0+")) == 1
     assert {("added", f"lower/{number}+") for number in range(9)} <= set(told)
     assert {("deleted", f"lower/{number}") for number in range(9)} <= set(told)
+
+
+def test_books_that_are_older_than_the_journal_begin_it_anew(
+    standing: Standing, tmp_path: Path
+) -> None:
+    books = tmp_path / "store" / "meta.db"
+    with closing(sqlite3.connect(books)) as connection:
+        connection.execute("VACUUM INTO ?", (str(tmp_path / "copy"),))
+    before = standing.env
+    standing.follower().sync()
+    standing.rotate()
+    epoch = standing.follower().sync().epoch
+    standing.store.db.close()
+    for path in (tmp_path / "store").glob("meta.db*"):
+        path.unlink()
+    (tmp_path / "copy").rename(books)
+    with Store(bytes(tmp_path / "store")) as store:
+        standing.store, standing.env = store, before
+        follower = standing.follower()
+        assert follower.advance() == before.upper
+        assert follower.sync().epoch != epoch
+        (standing.upper / "new").touch()
+        follower.sync()
+        assert standing.told()[-1] == ("added", "new")
+        standing.rotate()
+        assert follower.advance() == standing.env.upper
+
+
+def test_a_beginning_that_was_interrupted_tells_nothing_of_what_was_there(
+    standing: Standing, failing: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        (standing.upper / str(number)).touch()
+    with monkeypatch.context():
+        failing(1)
+        with pytest.raises(_Full):
+            standing.follower().reset()
+    monkeypatch.undo()
+    standing.follower().sync()
+    assert standing.told() == []
