@@ -18,6 +18,7 @@ from envstack.feed.facts import Facts, directory_mark, has_status, status_of, un
 from envstack.feed.wish import everywhere
 from envstack.model import Change, ChangeType, FileKind
 from envstack.overlay.descent import Descent
+from envstack.overlay.diff import require
 from envstack.overlay.merged import Entry, Name, listing
 from envstack.overlay.sameness import Sameness, kind_of
 from envstack.store.index import join
@@ -163,8 +164,7 @@ class Look:
 
         One of which nothing is known is looked at as a whole.
         """
-        for number in range(len(self._trees)):
-            self._place.fd(number)  # what is not there raises now, and is not taken for empty
+        require(self._place, self._trees)
         status = os.stat(self._place.fd(_UPPER))
         known = self._index.row(*_ROOTS_PLACE)
         if known is None or not has_status(known.facts, status_of(status)):
