@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from envstack.errors import Damaged, EnvstackError
 from envstack.feed import follower as module
 from envstack.feed import wish
+from envstack.store.journal import Batch
 from envstack.store.store import Store
-from tests.feed.standing import Standing
+from tests.feed.standing import ENV, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -205,3 +207,31 @@ def test_a_beginning_that_was_interrupted_tells_nothing_of_what_was_there(
     monkeypatch.undo()
     standing.follower().sync()
     assert standing.told() == []
+
+
+@pytest.mark.parametrize("name", ["lower", "upper"])
+def test_a_layer_that_is_gone_is_damage_and_no_fault_of_the_daemon(
+    standing: Standing, name: str
+) -> None:
+    follower = standing.follower()
+    follower.sync()
+    gone = getattr(standing, name)
+    shutil.move(gone, gone.with_name("elsewhere"))
+    with pytest.raises(Damaged, match="is not there"):
+        follower.sync()
+    shutil.move(gone.with_name("elsewhere"), gone)
+    follower.sync()
+    assert not standing.told()
+
+
+def test_an_environment_that_is_purged_meanwhile_is_told_of_no_more(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = standing.follower()
+    follower.sync()
+    followed = standing.store.journal.followed(ENV)
+    assert followed is not None
+    standing.store.journal.forget(ENV)
+    with pytest.raises(EnvstackError):
+        standing.store.journal.write(followed, Batch(["{}"]))
+    assert standing.store.journal.find("SELECT * FROM event") == []
