@@ -83,6 +83,7 @@ class Follower:
         self._patrol = Patrol(grain)
         self._grown = grown
         self._lock = threading.RLock()
+        self._new: list[tuple[bytes, int]] = []
         self._patrolled = b""
 
     def advance(self) -> LayerId:
@@ -97,14 +98,18 @@ class Follower:
     ) -> list[tuple[bytes, int]]:
         """Look at some entries of `upper`, and at some with all below; tell what has changed.
 
-        Returns the directories that are new, each a path and an inode number. What is about
-        another upper by now is not looked at.
+        Returns the directories that are new since the last time, whoever found them, each a path
+        and an inode number. What is about another upper by now is not looked at.
         """
-        return self._look_live(upper, wish.at(entries, trees))
+        with self._lock:
+            self._look_live(upper, wish.at(entries, trees))
+            return self._taken_new()
 
     def sweep(self, upper: LayerId) -> list[tuple[bytes, int]]:
         """Look at everything; otherwise like `take`."""
-        return self._look_live(upper, wish.everywhere())
+        with self._lock:
+            self._look_live(upper, wish.everywhere())
+            return self._taken_new()
 
     def sync(self) -> Position:
         """Look at everything, and return the place of an event with all that was found before it.
@@ -114,7 +119,7 @@ class Follower:
         with self._lock:
             env = self._advanced()
             if env.wanted:
-                self.sweep(env.upper)
+                self._look_live(env.upper, wish.everywhere())
             self._write(Batch([body(Synced("", 0))]))
             return self._end()
 
@@ -129,7 +134,7 @@ class Follower:
             upper = self.advance()
             doubtful = self._index().doubtful()
             if doubtful:
-                self.take(upper, doubtful, ())
+                self._look_live(upper, wish.at(doubtful))
 
     def patrol(self) -> bool:
         """Look for writes that nothing tells of, in a bounded time; return whether to go on soon.
@@ -178,6 +183,7 @@ class Follower:
         """Take what is there for told; interrupted, that is begun again."""
         env = self._store.db.environment(self._env)
         last = self._store.operations.last(self._env)
+        self._new.clear()
         self._journal.begin(env.id, env.upper, env.lowers, _NOT_YET)
         if self._store.layers.exists(env.upper):
             ground = self._ground(env.upper, env.lowers)
@@ -185,31 +191,33 @@ class Follower:
         self._write(Batch(ops=last))
         self._grown()
 
-    def _look_live(
-        self, upper: LayerId, wished: Wish, doubt: Doubt | None = None
-    ) -> list[tuple[bytes, int]]:
+    def _taken_new(self) -> list[tuple[bytes, int]]:
+        """Take out and return the new directories, of which the watcher may have heard nothing."""
+        new, self._new = self._new, []
+        return new
+
+    def _look_live(self, upper: LayerId, wished: Wish, doubt: Doubt | None = None) -> None:
         """Look at an upper that changes meanwhile, as may what is done to the environment."""
         with self._lock:
             while (env := self._advanced()).upper == upper:
                 try:
                     ground = self._ground(upper, env.lowers)
-                    return self._look(ground, wished, doubt or self._doubt, self._write_current)
+                    self._look(ground, wished, doubt or self._doubt, self._write_current)
                 except _Overtaken:
                     continue
-        return []
+                return
 
     def _look(
         self, ground: Ground, wished: Wish, doubt: Doubt, write: Callable[[Found], None]
-    ) -> list[tuple[bytes, int]]:
+    ) -> None:
         """Look, and at what is linked to what has changed; write what is found, in pieces."""
-        directories: list[tuple[bytes, int]] = []
         held = self._views.held()
 
         def put(found: Found) -> None:
             if self._views.held() is not held:
                 raise EnvstackError("the environment was mounted or unmounted meanwhile")
             write(found)
-            directories.extend(found.directories)
+            self._new.extend(found.directories)
 
         index = self._index()
         linked: set[int] = set()
@@ -223,7 +231,7 @@ class Follower:
             linked |= look.found.linked
             put(look.found)
             if wished.whole or not linked:
-                return directories
+                return
             wished = wish.at(path for ino in linked for path in index.names_of(ino))
             linked = set()
 
@@ -243,6 +251,7 @@ class Follower:
             return
         if (before.upper, before.lowers) != (after.upper, after.lowers):
             batch.moved = after.upper, after.lowers
+            self._new.clear()
         self._write(batch)
 
     def _bodies(self, operation: Operation) -> Iterator[str]:

@@ -57,6 +57,16 @@ def test_a_write_by_one_name_is_told_of_all_names(standing: Standing) -> None:
     assert standing.told()[-2:] == [("modified", "other"), ("modified", "one")]
 
 
+def test_a_directory_that_a_barrier_finds_is_handed_to_who_watches(standing: Standing) -> None:
+    follower = standing.follower()
+    follower.sweep(standing.env.upper)
+    (standing.upper / "dir").mkdir()
+    follower.sync()
+    found = follower.sweep(standing.env.upper)
+    assert found == [(b"dir", (standing.upper / "dir").stat().st_ino)]
+    assert follower.sweep(standing.env.upper) == []
+
+
 class _Full(Exception):
     """Stands for the end of the daemon, or of the disk."""
 
