@@ -12,12 +12,16 @@ import hashlib
 import os
 import stat
 import time
+from bisect import bisect
 from typing import TYPE_CHECKING
 
-from envstack.feed.facts import has_status, status_of
+from envstack.feed.facts import has_status, status_of, unpack
 from envstack.linux.lease import is_open_for_writing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from envstack.feed.facts import Facts
     from envstack.store.journal import Row
 
 UNREAD = b""
@@ -27,6 +31,10 @@ _LARGE = 64 << 20
 _SMALL = 1 << 20
 _PIECE = 1 << 20
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+_AT_ONCE = 500
+_BYTES_AT_ONCE = 128 << 20
+"""How much is compared in a go: some tenths of a second, in which nothing else is told."""
 
 _COARSE_NS = 20_000_000
 """Two ticks of the slowest kernel clock (HZ=100)."""
@@ -98,6 +106,34 @@ class Patrol(Doubt):
         return is_changed and digest != UNREAD, digest
 
 
+class Turns:
+    """Has doubtful files compared one after the other, a few at a time."""
+
+    def __init__(self) -> None:
+        self._last = b""
+
+    def next(self, doubtful: Mapping[bytes, bytes]) -> list[bytes]:
+        """Return those that come after the last ones, as many as can be compared in a moment.
+
+        `doubtful` are paths with their facts.
+        """
+        paths = sorted(doubtful)
+        at = bisect(paths, self._last)
+        taken: list[bytes] = []
+        size = 0
+        for path in [*paths[at:], *paths[:at]][:_AT_ONCE]:
+            size += _compared_bytes(unpack(doubtful[path]))
+            if taken and size > _BYTES_AT_ONCE:
+                break
+            taken.append(path)
+        self._last = taken[-1] if taken else b""
+        return taken
+
+
+def _compared_bytes(facts: Facts) -> int:
+    return facts.size if facts.size <= _LARGE else 0
+
+
 class _Opened:
     """A regular file, open for reading while the context lasts."""
 
@@ -143,6 +179,8 @@ def _differs(file: int, pause: float) -> bool:
 
 def _digest(file: int, most: int) -> bytes:
     """Return what stands for the bytes of a file, UNREAD if there are more than `most`."""
+    if os.fstat(file).st_size > most:
+        return UNREAD
     digest = hashlib.blake2b(digest_size=16)
     offset = 0
     while piece := os.pread(file, _PIECE, offset):

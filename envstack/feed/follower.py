@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from envstack.errors import Damaged, EnvstackError, NotFound
 from envstack.feed import wish
-from envstack.feed.doubt import Doubt, Patrol
+from envstack.feed.doubt import Doubt, Patrol, Turns
 from envstack.feed.look import Found, Ground, Look
 from envstack.feed.telling import bodies, body, in_telling_order, sealed
 from envstack.model import BASE
@@ -85,6 +85,7 @@ class Follower:
         self._lock = threading.RLock()
         self._new: list[tuple[bytes, int]] = []
         self._patrolled = b""
+        self._turns = Turns()
 
     def advance(self) -> LayerId:
         """Tell what was done to the environment since; return the upper that is to be watched.
@@ -144,10 +145,12 @@ class Follower:
         with self._lock:
             upper = self.advance()
             index = self._index()
-            doubtful = list(index.doubtful())[:_PATROLLED]
-            others = index.following(self._patrolled, _PATROLLED - len(doubtful))
+            doubtful = index.doubtful()
+            compared = self._turns.next(doubtful)
+            others = index.following(self._patrolled, _PATROLLED - len(compared))
             self._patrolled = others[-1] if others else b""
-            self._look_live(upper, wish.at([*doubtful, *others]), self._patrol)
+            asked = (path for path in others if path not in doubtful)
+            self._look_live(upper, wish.at([*compared, *asked]), self._patrol)
             self._journal.tidy()
             return bool(others) or bool(index.doubtful())
 

@@ -41,10 +41,10 @@ class Index:
         return [join(*place) for place in self._journal.find(query, self._number, ino)]
 
     def doubtful(self) -> dict[bytes, bytes]:
-        """Return the paths of all files whose bytes may change unseen, and what stands for them."""
-        query = "SELECT dir, name, digest FROM entry WHERE followed = ? AND digest IS NOT NULL"
+        """Return the paths of all files whose bytes may change unseen, and their facts."""
+        query = "SELECT dir, name, facts FROM entry WHERE followed = ? AND digest IS NOT NULL"
         found = self._journal.find(query, self._number)
-        return {join(directory, name): digest for directory, name, digest in found}
+        return {join(directory, name): facts for directory, name, facts in found}
 
     def following(self, path: bytes, most: int) -> list[bytes]:
         """Return up to `most` paths in the order of directory and name, after that of `path`."""

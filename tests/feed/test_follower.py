@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from envstack.errors import Damaged, EnvstackError
+from envstack.feed import doubt, wish
 from envstack.feed import follower as module
-from envstack.feed import wish
 from envstack.store.journal import Batch
 from envstack.store.store import Store
 from tests.feed.standing import ENV, Standing
@@ -245,3 +246,66 @@ def test_an_environment_that_is_purged_meanwhile_is_told_of_no_more(
     with pytest.raises(EnvstackError):
         standing.store.journal.write(followed, Batch(["{}"]))
     assert standing.store.journal.find("SELECT * FROM event") == []
+
+
+def test_each_doubtful_file_has_its_turn_on_patrol(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PATROLLED", 4)
+    monkeypatch.setattr(doubt, "_AT_ONCE", 2)
+    follower = standing.follower()
+    with ExitStack() as stack:
+        maps = []
+        for number in range(10):
+            file = stack.enter_context((standing.upper / str(number)).open("w+b"))
+            file.truncate(4096)
+            maps.append(stack.enter_context(mmap.mmap(file.fileno(), 0)))
+            maps[-1][0] = 1
+        follower.sweep(standing.env.upper)
+        for _ in range(20):
+            follower.patrol()
+        before = len(standing.told())
+        for each in maps:
+            each[0] = 2
+        for _ in range(20):
+            follower.patrol()
+        assert {path for _, path in standing.told()[before:]} == set("0123456789")
+
+
+def test_a_patrol_reads_so_many_bytes_and_no_more(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doubt, "_BYTES_AT_ONCE", 3 << 20)
+    follower = standing.follower()
+    read: list[int] = []
+
+    def digest(file: int, _most: int) -> bytes:
+        read.append(os.fstat(file).st_size)
+        return b"bytes"
+
+    monkeypatch.setattr(doubt, "_digest", digest)
+    with ExitStack() as stack:
+        for number in range(10):
+            file = stack.enter_context((standing.upper / str(number)).open("w+b"))
+            file.truncate(1 << 20)
+        follower.sweep(standing.env.upper)
+        for _ in range(4):
+            read.clear()
+            follower.patrol()
+            assert sum(read) == 3 << 20
+
+
+def test_a_large_file_that_is_open_for_writing_is_not_read(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = standing.follower()
+    with (standing.upper / "disk").open("w+b") as file:
+        file.truncate(100 << 30)
+        follower.sweep(standing.env.upper)
+        monkeypatch.setattr(os, "pread", _unwanted)
+        follower.patrol()
+        follower.recheck()
+
+
+def _unwanted(*_: object) -> bytes:
+    raise AssertionError("nobody is to read it")
