@@ -9,10 +9,12 @@ moment ago may be written again within the same tick.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 import time
 from bisect import bisect
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from envstack.feed.facts import has_status, status_of, unpack
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from envstack.feed.facts import Facts
     from envstack.store.journal import Row
+
+_log = logging.getLogger(__name__)
 
 UNREAD = b""
 """Stands for bytes that nobody has read as yet, or that are too many: they may differ."""
@@ -156,17 +160,18 @@ class _Opened:
 def grain_of(directory: bytes) -> int:
     """Return by trying how many nanoseconds two changes must be apart for two time stamps.
 
-    0 where the kernel sees to it that each change that was looked at gets another one (6.13).
+    0 where the kernel sees to it that each change that was looked at gets another one (6.13). The
+    most there is where it cannot be tried, on a full disk.
     """
-    path = os.path.join(directory, b"grain-%d" % os.getpid())
-    with open(path, "wb", buffering=0) as file:
-        try:
+    try:
+        with TemporaryFile(dir=directory, buffering=0) as file:
             if all(_differs(file.fileno(), 0.0) for _ in range(_TRIES)):
                 return 0
             is_fine = all(_differs(file.fileno(), _COARSE_NS / 1e9) for _ in range(_TRIES))
             return _COARSE_NS if is_fine else _SECONDS_NS
-        finally:
-            os.unlink(path)
+    except OSError as error:
+        _log.warning("how fine time stamps are cannot be tried: %s", error)
+        return _SECONDS_NS
 
 
 def _differs(file: int, pause: float) -> bool:

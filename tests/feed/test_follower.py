@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import shutil
 import sqlite3
 from contextlib import ExitStack, closing
@@ -309,3 +310,14 @@ def test_a_large_file_that_is_open_for_writing_is_not_read(
 
 def _unwanted(*_: object) -> bytes:
     raise AssertionError("nobody is to read it")
+
+
+def test_time_stamps_that_cannot_be_tried_are_taken_for_coarse(tmp_path: Path) -> None:
+    fine = doubt.grain_of(bytes(tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as on a full disk
+    try:
+        assert doubt.grain_of(bytes(tmp_path)) >= max(fine, 10**9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
