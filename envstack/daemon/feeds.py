@@ -168,8 +168,9 @@ class Feeds:
             try:
                 if not await self._in_thread(feed.bring_up_to_date):
                     break
-            except (EnvstackError, OSError) as error:
-                _log.warning("the feed of %s is behind: %s", feed.env, error)
+            except Exception as error:
+                is_known = isinstance(error, EnvstackError | OSError)
+                _log.warning("the feed of %s is behind: %s", feed.env, error, exc_info=not is_known)
                 with anyio.move_on_after(pause):
                     await nudged.wait()
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 _QUEUED_LINES = 64
 """Lines that wait for a slow reader before those who answer it wait too."""
+
+_LAST_WORDS = 2.0
+"""Seconds that a line may take to be read by its peer when the daemon ends."""
 
 _RUNNING_MAX = 256
 """Requests of one connection that run at once."""
@@ -111,6 +115,8 @@ class _Connection:
         self._greeted = False
         self._running: dict[messages.Id, Call] = {}
         self._reading = anyio.CancelScope()
+        self._sending = anyio.CancelScope()
+        self._patience = math.inf
         self._outbox, self._queued = anyio.create_memory_object_stream[bytes](_QUEUED_LINES)
 
     async def serve(self) -> None:
@@ -127,8 +133,10 @@ class _Connection:
                         call.cancel()
 
     def finish(self) -> None:
-        """Read no more, and ask every request to stop."""
+        """Read no more, ask every request to stop, and wait for no peer that reads nothing."""
         self._reading.cancel()
+        self._patience = _LAST_WORDS
+        self._sending.deadline = anyio.current_time() + _LAST_WORDS
 
     async def _is_welcome(self) -> bool:
         raw_socket: socket.socket = self._stream.extra_attributes[SocketAttribute.raw_socket]()
@@ -144,7 +152,10 @@ class _Connection:
         async with queued:
             with contextlib.suppress(anyio.BrokenResourceError):
                 async for line in queued:
-                    await self._stream.send(line)
+                    with anyio.move_on_after(self._patience) as self._sending:
+                        await self._stream.send(line)
+                    if self._sending.cancelled_caught:
+                        return
 
     async def _read(self, requests: TaskGroup) -> None:
         lines = Lines(messages.MAX_REQUEST)

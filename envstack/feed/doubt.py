@@ -9,16 +9,24 @@ moment ago may be written again within the same tick.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 import time
+from bisect import bisect
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from envstack.feed.facts import has_status, status_of
+from envstack.feed.facts import has_status, status_of, unpack
 from envstack.linux.lease import is_open_for_writing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from envstack.feed.facts import Facts
     from envstack.store.journal import Row
+
+_log = logging.getLogger(__name__)
 
 UNREAD = b""
 """Stands for bytes that nobody has read as yet, or that are too many: they may differ."""
@@ -27,6 +35,10 @@ _LARGE = 64 << 20
 _SMALL = 1 << 20
 _PIECE = 1 << 20
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+_AT_ONCE = 500
+_BYTES_AT_ONCE = 128 << 20
+"""How much is compared in a go: some tenths of a second, in which nothing else is told."""
 
 _COARSE_NS = 20_000_000
 """Two ticks of the slowest kernel clock (HZ=100)."""
@@ -98,6 +110,34 @@ class Patrol(Doubt):
         return is_changed and digest != UNREAD, digest
 
 
+class Turns:
+    """Has doubtful files compared one after the other, a few at a time."""
+
+    def __init__(self) -> None:
+        self._last = b""
+
+    def next(self, doubtful: Mapping[bytes, bytes]) -> list[bytes]:
+        """Return those that come after the last ones, as many as can be compared in a moment.
+
+        `doubtful` are paths with their facts.
+        """
+        paths = sorted(doubtful)
+        at = bisect(paths, self._last)
+        taken: list[bytes] = []
+        size = 0
+        for path in [*paths[at:], *paths[:at]][:_AT_ONCE]:
+            size += _compared_bytes(unpack(doubtful[path]))
+            if taken and size > _BYTES_AT_ONCE:
+                break
+            taken.append(path)
+        self._last = taken[-1] if taken else b""
+        return taken
+
+
+def _compared_bytes(facts: Facts) -> int:
+    return facts.size if facts.size <= _LARGE else 0
+
+
 class _Opened:
     """A regular file, open for reading while the context lasts."""
 
@@ -120,17 +160,18 @@ class _Opened:
 def grain_of(directory: bytes) -> int:
     """Return by trying how many nanoseconds two changes must be apart for two time stamps.
 
-    0 where the kernel sees to it that each change that was looked at gets another one (6.13).
+    0 where the kernel sees to it that each change that was looked at gets another one (6.13). The
+    most there is where it cannot be tried, on a full disk.
     """
-    path = os.path.join(directory, b"grain-%d" % os.getpid())
-    with open(path, "wb", buffering=0) as file:
-        try:
+    try:
+        with TemporaryFile(dir=directory, buffering=0) as file:
             if all(_differs(file.fileno(), 0.0) for _ in range(_TRIES)):
                 return 0
             is_fine = all(_differs(file.fileno(), _COARSE_NS / 1e9) for _ in range(_TRIES))
             return _COARSE_NS if is_fine else _SECONDS_NS
-        finally:
-            os.unlink(path)
+    except OSError as error:
+        _log.warning("how fine time stamps are cannot be tried: %s", error)
+        return _SECONDS_NS
 
 
 def _differs(file: int, pause: float) -> bool:
@@ -143,6 +184,8 @@ def _differs(file: int, pause: float) -> bool:
 
 def _digest(file: int, most: int) -> bytes:
     """Return what stands for the bytes of a file, UNREAD if there are more than `most`."""
+    if os.fstat(file).st_size > most:
+        return UNREAD
     digest = hashlib.blake2b(digest_size=16)
     offset = 0
     while piece := os.pread(file, _PIECE, offset):

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from envstack.model import FileKind
     from envstack.overlay.marks import Marks
 
-_STATUS = struct.Struct("<IIIIQQqqQ")
+_STATUS = struct.Struct("<IIIIQQQQQ")
 _MARK = struct.Struct("<?16s")
+_TIME = (1 << 64) - 1
+"""Times are compared and nothing else: of those before 1970 or after 2554 the low bits will do."""
 
 
 def status_of(status: os.stat_result) -> bytes:
@@ -33,8 +35,8 @@ def status_of(status: os.stat_result) -> bytes:
         status.st_nlink,
         status.st_ino,
         status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
+        status.st_mtime_ns & _TIME,
+        status.st_ctime_ns & _TIME,
         status.st_rdev,
     )
 

@@ -13,9 +13,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envstack.errors import Damaged, EnvstackError
+from envstack.errors import Damaged, EnvstackError, NotFound
 from envstack.feed import wish
-from envstack.feed.doubt import Doubt, Patrol
+from envstack.feed.doubt import Doubt, Patrol, Turns
 from envstack.feed.look import Found, Ground, Look
 from envstack.feed.telling import bodies, body, in_telling_order, sealed
 from envstack.model import BASE
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from envstack.feed.wish import Wish
-    from envstack.model import Chain, EnvId, LayerId
+    from envstack.model import Chain, EnvId, Environment, LayerId
     from envstack.overlay.merged import LayerTree
     from envstack.store.journal import Followed, Position
     from envstack.store.operations import Operation, Standing
@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 _MANY = 20_000
 """Changes and rows that are held before they are written: a storm must not fill the memory."""
+_MOST = 10 * _MANY
+"""The same where a part cannot be told by itself: it would be told again if it were the last."""
 
 _PATROLLED = 1000
 """Files that a patrol compares or asks for a lease at the most."""
@@ -54,6 +56,10 @@ class Views:
     upper: Callable[[LayerId], LayerTree]
     chain: Callable[[Chain], tuple[LayerTree, ...]]
     held: Callable[[], object]
+
+
+_NOT_YET = -1
+"""Stands for the last operation told while what is there is not yet all taken for told."""
 
 
 class _Overtaken(Exception):
@@ -77,32 +83,34 @@ class Follower:
         self._patrol = Patrol(grain)
         self._grown = grown
         self._lock = threading.RLock()
+        self._new: list[tuple[bytes, int]] = []
         self._patrolled = b""
+        self._turns = Turns()
 
     def advance(self) -> LayerId:
         """Tell what was done to the environment since; return the upper that is to be watched.
 
         Raises EnvstackError and OSError where that cannot be told now.
         """
-        with self._lock:
-            followed = self._begun()
-            while pending := self._store.operations.after(self._env, followed.ops):
-                followed = self._tell(followed, pending[0])
-            return followed.upper
+        return self._advanced().upper
 
     def take(
         self, upper: LayerId, entries: Iterable[bytes], trees: Iterable[bytes]
     ) -> list[tuple[bytes, int]]:
         """Look at some entries of `upper`, and at some with all below; tell what has changed.
 
-        Returns the directories that are new, each a path and an inode number. What is about
-        another upper by now is not looked at.
+        Returns the directories that are new since the last time, whoever found them, each a path
+        and an inode number. What is about another upper by now is not looked at.
         """
-        return self._look_live(upper, wish.at(entries, trees))
+        with self._lock:
+            self._look_live(upper, wish.at(entries, trees))
+            return self._taken_new()
 
     def sweep(self, upper: LayerId) -> list[tuple[bytes, int]]:
         """Look at everything; otherwise like `take`."""
-        return self._look_live(upper, wish.everywhere())
+        with self._lock:
+            self._look_live(upper, wish.everywhere())
+            return self._taken_new()
 
     def sync(self) -> Position:
         """Look at everything, and return the place of an event with all that was found before it.
@@ -110,9 +118,9 @@ class Follower:
         Of an environment that is down, or cannot be mounted, nothing can change.
         """
         with self._lock:
-            upper = self.advance()
-            if self._store.db.environment(self._env).wanted:
-                self.sweep(upper)
+            env = self._advanced()
+            if env.wanted:
+                self._look_live(env.upper, wish.everywhere())
             self._write(Batch([body(Synced("", 0))]))
             return self._end()
 
@@ -127,7 +135,7 @@ class Follower:
             upper = self.advance()
             doubtful = self._index().doubtful()
             if doubtful:
-                self.take(upper, doubtful, ())
+                self._look_live(upper, wish.at(doubtful))
 
     def patrol(self) -> bool:
         """Look for writes that nothing tells of, in a bounded time; return whether to go on soon.
@@ -137,76 +145,100 @@ class Follower:
         with self._lock:
             upper = self.advance()
             index = self._index()
-            doubtful = list(index.doubtful())[:_PATROLLED]
-            others = index.following(self._patrolled, _PATROLLED - len(doubtful))
+            doubtful = index.doubtful()
+            compared = self._turns.next(doubtful)
+            others = index.following(self._patrolled, _PATROLLED - len(compared))
             self._patrolled = others[-1] if others else b""
-            self._look_live(upper, wish.at([*doubtful, *others]), self._patrol)
+            asked = (path for path in others if path not in doubtful)
+            self._look_live(upper, wish.at([*compared, *asked]), self._patrol)
             self._journal.tidy()
             return bool(others) or bool(index.doubtful())
 
     def _index(self) -> Index:
-        return Index(self._journal, self._begun())
+        return Index(self._journal, self._followed())
 
-    def _begun(self) -> Followed:
+    def _followed(self) -> Followed:
         followed = self._journal.followed(self._env)
-        return followed or self._begin_anew()
+        if followed is None:
+            raise NotFound(f"nobody follows {self._env}", "envstack ls")
+        return followed
 
-    def _begin_anew(self) -> Followed:
-        """Take what is there for told."""
+    def _advanced(self) -> Environment:
+        """Tell what was done since, and return the environment as it is after that."""
+        with self._lock:
+            while True:
+                env = self._store.db.environment(self._env)  # first: no operation is missed then
+                followed = self._journal.followed(self._env)
+                last = self._store.operations.last(self._env)
+                if followed is None or followed.ops == _NOT_YET:
+                    self._begin_anew()
+                elif followed.ops < last:
+                    pending = self._store.operations.after(self._env, followed.ops)
+                    for operation in pending[:1]:  # none, if it was purged meanwhile
+                        self._tell(followed, operation)
+                elif followed.ops == last and _stands_on(followed, env):
+                    return env
+                else:
+                    _log.warning("the feed of %s begins anew: the books are older", self._env)
+                    self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Take what is there for told; interrupted, that is begun again."""
         env = self._store.db.environment(self._env)
-        self._journal.begin(env.id, env.upper, env.lowers, self._store.operations.last(env.id))
+        last = self._store.operations.last(self._env)
+        self._new.clear()
+        self._journal.begin(env.id, env.upper, env.lowers, _NOT_YET)
         if self._store.layers.exists(env.upper):
             ground = self._ground(env.upper, env.lowers)
             self._look(ground, wish.everywhere(), self._doubt, self._write_silently)
+        self._write(Batch(ops=last))
         self._grown()
-        return self._begun()
 
-    def _look_live(
-        self, upper: LayerId, wished: Wish, doubt: Doubt | None = None
-    ) -> list[tuple[bytes, int]]:
+    def _taken_new(self) -> list[tuple[bytes, int]]:
+        """Take out and return the new directories, of which the watcher may have heard nothing."""
+        new, self._new = self._new, []
+        return new
+
+    def _look_live(self, upper: LayerId, wished: Wish, doubt: Doubt | None = None) -> None:
         """Look at an upper that changes meanwhile, as may what is done to the environment."""
         with self._lock:
-            while self.advance() == upper:
-                env = self._store.db.environment(self._env)
-                if env.upper != upper:
-                    continue  # something was done just now
+            while (env := self._advanced()).upper == upper:
                 try:
                     ground = self._ground(upper, env.lowers)
-                    return self._look(ground, wished, doubt or self._doubt, self._write_current)
+                    self._look(ground, wished, doubt or self._doubt, self._write_current)
                 except _Overtaken:
                     continue
-        return []
+                return
 
     def _look(
         self, ground: Ground, wished: Wish, doubt: Doubt, write: Callable[[Found], None]
-    ) -> list[tuple[bytes, int]]:
+    ) -> None:
         """Look, and at what is linked to what has changed; write what is found, in pieces."""
-        directories: list[tuple[bytes, int]] = []
         held = self._views.held()
 
         def put(found: Found) -> None:
             if self._views.held() is not held:
                 raise EnvstackError("the environment was mounted or unmounted meanwhile")
             write(found)
-            directories.extend(found.directories)
+            self._new.extend(found.directories)
 
-        index = Index(self._journal, self._begun())
+        index = self._index()
         linked: set[int] = set()
         while True:
             look = Look(ground, index, doubt)
             for _ in look.run(wished):
-                if len(look.found) >= _MANY:
+                if len(look.found) >= (_MANY if look.is_whole else _MOST):
                     linked |= look.found.linked
                     put(look.found)
                     look.found = Found()
             linked |= look.found.linked
             put(look.found)
             if wished.whole or not linked:
-                return directories
+                return
             wished = wish.at(path for ino in linked for path in index.names_of(ino))
             linked = set()
 
-    def _tell(self, followed: Followed, operation: Operation) -> Followed:
+    def _tell(self, followed: Followed, operation: Operation) -> None:
         """Tell one change of state, and all that went before it in the upper that it left."""
         before, after = operation.before, operation.after
         try:
@@ -218,10 +250,12 @@ class Follower:
             batch = Batch(list(self._bodies(operation)), ops=operation.number)
         except (Damaged, FileNotFoundError) as error:
             _log.warning("the feed of %s begins anew: %s", self._env, error)
-            return self._begin_anew()
+            self._begin_anew()
+            return
         if (before.upper, before.lowers) != (after.upper, after.lowers):
             batch.moved = after.upper, after.lowers
-        return self._write(batch)
+            self._new.clear()
+        self._write(batch)
 
     def _bodies(self, operation: Operation) -> Iterator[str]:
         """Yield what one change of state is in the feed."""
@@ -260,7 +294,7 @@ class Follower:
 
     def _write_current(self, found: Found) -> None:
         """Write what was found in a live upper, unless something else is to be told before it."""
-        if self._store.operations.after(self._env, self._begun().ops):
+        if self._store.operations.last(self._env) != self._followed().ops:
             raise _Overtaken
         self._write_found(found)
 
@@ -271,16 +305,19 @@ class Follower:
     def _write_silently(self, found: Found) -> None:
         self._write(Batch([], found.rows))
 
-    def _write(self, batch: Batch) -> Followed:
-        followed = self._journal.write(self._begun(), batch)
+    def _write(self, batch: Batch) -> None:
+        self._journal.write(self._followed(), batch)
         if batch.bodies:
             self._grown()
-        return followed
 
     def _end(self) -> Position:
         end = self._journal.end(self._env)
         assert end is not None, "it has been written to"
         return end
+
+
+def _stands_on(followed: Followed, env: Environment) -> bool:
+    return (followed.upper, followed.lowers) == (env.upper, env.lowers)
 
 
 def _mount(state: str) -> str:

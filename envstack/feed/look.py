@@ -18,6 +18,7 @@ from envstack.feed.facts import Facts, directory_mark, has_status, status_of, un
 from envstack.feed.wish import everywhere
 from envstack.model import Change, ChangeType, FileKind
 from envstack.overlay.descent import Descent
+from envstack.overlay.diff import require
 from envstack.overlay.merged import Entry, Name, listing
 from envstack.overlay.sameness import Sameness, kind_of
 from envstack.store.index import join
@@ -89,7 +90,11 @@ class _Side:
 
 @dataclass(slots=True)
 class _Frame:
-    """A directory that is being looked at: `last` is told when all in it was."""
+    """A directory that is being looked at: `last` is told when all in it was.
+
+    So is `held` written to the index then: what is told in pieces may be interrupted between two,
+    and until all is told the index says that the directory was what it was.
+    """
 
     path: bytes
     was: _Side
@@ -99,6 +104,17 @@ class _Frame:
     there: dict[bytes, os.stat_result] = field(default_factory=dict)
     names: Iterator[bytes] = field(default_factory=lambda: iter(()))
     last: Change | None = None
+    held: dict[tuple[bytes, bytes], Row | None] = field(default_factory=dict)
+
+    @property
+    def hides_or_shows(self) -> bool:
+        """Whether other layers contribute to it than did; of their names the index knows none."""
+        return self.was.layers != self.now.layers
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether all below it is found again though the index says already what it is now."""
+        return self.now.in_upper and not self.hides_or_shows
 
 
 class Look:
@@ -109,6 +125,15 @@ class Look:
         self._index = index
         self._doubt = doubt
         self.found = Found()
+        self._changing = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what was found so far can be told by itself: the rest is found by another look.
+
+        If not, that finds some of it again.
+        """
+        return self._changing == 0
 
     def run(self, wish: Wish) -> Iterator[None]:
         """Look where it is wished; yields after every entry, so that the caller can take stock.
@@ -124,9 +149,7 @@ class Look:
                 frame = frames[-1]
                 name = next(frame.names, None)
                 if name is None:
-                    frames.pop()
-                    if frame.last is not None:
-                        self.found.changes.append(frame.last)
+                    self._close(frames.pop())
                     if frames:
                         place.leave()
                 else:
@@ -141,8 +164,7 @@ class Look:
 
         One of which nothing is known is looked at as a whole.
         """
-        for number in range(len(self._trees)):
-            self._place.fd(number)  # what is not there raises now, and is not taken for empty
+        require(self._place, self._trees)
         status = os.stat(self._place.fd(_UPPER))
         known = self._index.row(*_ROOTS_PLACE)
         if known is None or not has_status(known.facts, status_of(status)):
@@ -156,12 +178,15 @@ class Look:
         return self._opened(_Frame(b"", was, now, wish if is_known else everywhere()))
 
     def _opened(self, frame: _Frame) -> _Frame:
-        """Read what was and what is in a directory, and which names are to be judged."""
+        """Read what was and what is in a directory, and which names are to be judged.
+
+        What was told of it may be more than is known of the directory itself: not all was told.
+        """
+        self._changing += frame.hides_or_shows
         if not frame.wish.whole:
             frame.names = iter(sorted(frame.wish))
             return frame
-        if frame.was.in_upper:
-            frame.rows = self._index.rows(frame.path)
+        frame.rows = self._index.rows(frame.path)
         if frame.now.in_upper:
             frame.there = self._listed()
             for name in frame.rows.keys() - frame.there.keys():
@@ -173,6 +198,13 @@ class Look:
             names |= set(listing(self._place, number))
         frame.names = iter(sorted(names))
         return frame
+
+    def _close(self, frame: _Frame) -> None:
+        """Take down what was to wait for all in a directory."""
+        self._changing -= frame.hides_or_shows
+        self.found.rows.update(frame.held)
+        if frame.last is not None:
+            self.found.changes.append(frame.last)
 
     def _listed(self) -> dict[bytes, os.stat_result]:
         """Return what the upper has here; nothing where it is gone."""
@@ -203,8 +235,6 @@ class Look:
             now: Row | None = row
         else:
             now = None if status is None else self._recorded(name, status)
-            if now != row:
-                self.found.rows[frame.path, name] = now
         was_facts = None if row is None else unpack(row.facts)
         now_facts = None if now is None else unpack(now.facts)
         names = Name(self._place, self._trees, name)
@@ -213,6 +243,10 @@ class Look:
         change = self._change(join(frame.path, name), names, before, after)
         self._note(join(frame.path, name), was_facts, now_facts, is_changed=change is not None)
         below = _below(join(frame.path, name), before, after, frame.wish.below(name))
+        if now != row:
+            waits = below is not None and not below.is_open_ended
+            rows = below.held if below is not None and waits else self.found.rows
+            rows[frame.path, name] = now
         if change is not None and below is not None and not (after and after.is_dir):
             below.last = change
         elif change is not None:
@@ -316,7 +350,7 @@ def _side(view: _View | None) -> _Side:
 
 
 def _row(status: os.stat_result, mark: bytes, digest: bytes | None = None) -> Row:
-    return Row(status_of(status) + mark, signed(status.st_ino), status.st_nlink, digest)
+    return Row(status_of(status) + mark, signed(status.st_ino), digest)
 
 
 def signed(ino: int) -> int:

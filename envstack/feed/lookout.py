@@ -94,19 +94,22 @@ class Lookout:
             self._make()
         if self._notifier is None:
             return False
-        is_crowded = self._notifier.queue_length() > self._notifier.capacity * _CROWDED
-        is_settled = self._notifier.is_settled()
         try:
-            collected = self._notifier.collect()
-        except OSError as error:
+            return self._collect(self._notifier, now)
+        except OSError as error:  # also for want of descriptors
             self._lose(f"the watch is broken: {_reason(error)}")
             return False
+
+    def _collect(self, notifier: Notifier, now: float) -> bool:
+        is_crowded = notifier.queue_length() > notifier.capacity * _CROWDED
+        is_settled = notifier.is_settled()
+        collected = notifier.collect()
         self._is_behind = not is_settled
         self._gathering.touch(collected.touched)
         self._young.add(self._directories(collected.added), now)
-        self._doubt_the_queue(self._notifier.capacity, collected, is_crowded=is_crowded)
+        self._doubt_the_queue(notifier.capacity, collected, is_crowded=is_crowded)
         if self._young and is_settled and now >= self._looks.due:
-            self._look(self._notifier)
+            self._look(notifier)
         return bool(collected.touched)
 
     def found(self, directories: Iterable[tuple[bytes, int]]) -> None:

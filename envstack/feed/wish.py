@@ -17,7 +17,8 @@ class Wish(dict[bytes, "Wish"]):
 
     def below(self, name: bytes) -> Wish:
         """Return what is wished below a name."""
-        return Wish(whole=True) if self.whole else self.get(name) or Wish()
+        # Not `or`: a tree that is wished for has no names, and is as false as an empty dictionary.
+        return Wish(whole=True) if self.whole else self.get(name, Wish())
 
 
 def everywhere() -> Wish:

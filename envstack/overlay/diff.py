@@ -23,7 +23,7 @@ from envstack.overlay.wanted import Wanted
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-__all__ = ["Difference", "LayerTree", "diff", "differences", "differs"]
+__all__ = ["Difference", "LayerTree", "diff", "differences", "differs", "require"]
 
 _ROOT = b"."
 _ATTEMPTS = 3
@@ -72,7 +72,7 @@ def differences(
     trees = tuple(dict.fromkeys([*a, *b]))
     number = {tree: index for index, tree in enumerate(trees)}
     with Descent([tree.path for tree in trees]) as place:
-        _require(place, trees)
+        require(place, trees)
         comparison = _Comparison(place, trees, tick)
         yield from comparison.run(
             tuple(number[tree] for tree in a), tuple(number[tree] for tree in b), Wanted(paths)
@@ -85,7 +85,8 @@ def differs(a: Sequence[LayerTree], b: Sequence[LayerTree]) -> bool:
         return next(changes, None) is not None
 
 
-def _require(place: Descent, trees: tuple[LayerTree, ...]) -> None:
+def require(place: Descent, trees: tuple[LayerTree, ...]) -> None:
+    """Raise errors.Damaged for a layer that is not there: it is not to be taken for an empty one."""
     for index, tree in enumerate(trees):
         try:
             place.fd(index)

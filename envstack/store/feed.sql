@@ -36,10 +36,9 @@ CREATE TABLE entry (
     name      BLOB NOT NULL,
     facts     BLOB NOT NULL,
     ino       INTEGER NOT NULL,
-    links     INTEGER NOT NULL,
     digest    BLOB,
     PRIMARY KEY (followed, dir, name)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX entry_linked ON entry (followed, ino) WHERE links > 1;
+CREATE INDEX entry_by_ino ON entry (followed, ino);
 CREATE INDEX entry_doubtful ON entry (followed) WHERE digest IS NOT NULL;

@@ -22,29 +22,29 @@ class Index:
 
     def row(self, directory: bytes, name: bytes) -> Row | None:
         """Return one entry, None where there is none."""
-        query = (
-            "SELECT facts, ino, links, digest FROM entry"
-            " WHERE followed = ? AND dir = ? AND name = ?"
-        )
+        query = "SELECT facts, ino, digest FROM entry WHERE followed = ? AND dir = ? AND name = ?"
         found = self._journal.find(query, self._number, directory, name)
         return Row(*found[0]) if found else None
 
     def rows(self, directory: bytes) -> dict[bytes, Row]:
         """Return what is in a directory."""
-        query = "SELECT name, facts, ino, links, digest FROM entry WHERE followed = ? AND dir = ?"
+        query = "SELECT name, facts, ino, digest FROM entry WHERE followed = ? AND dir = ?"
         found = self._journal.find(query, self._number, directory)
         return {name: Row(*row) for name, *row in found}
 
     def names_of(self, ino: int) -> list[bytes]:
-        """Return the paths of all names of a file that has several."""
-        query = "SELECT dir, name FROM entry WHERE followed = ? AND ino = ? AND links > 1"
+        """Return the paths of all names of a file.
+
+        Of those with one link too: that another was made is told by no event at the first name.
+        """
+        query = "SELECT dir, name FROM entry WHERE followed = ? AND ino = ?"
         return [join(*place) for place in self._journal.find(query, self._number, ino)]
 
     def doubtful(self) -> dict[bytes, bytes]:
-        """Return the paths of all files whose bytes may change unseen, and what stands for them."""
-        query = "SELECT dir, name, digest FROM entry WHERE followed = ? AND digest IS NOT NULL"
+        """Return the paths of all files whose bytes may change unseen, and their facts."""
+        query = "SELECT dir, name, facts FROM entry WHERE followed = ? AND digest IS NOT NULL"
         found = self._journal.find(query, self._number)
-        return {join(directory, name): digest for directory, name, digest in found}
+        return {join(directory, name): facts for directory, name, facts in found}
 
     def following(self, path: bytes, most: int) -> list[bytes]:
         """Return up to `most` paths in the order of directory and name, after that of `path`."""

@@ -23,7 +23,7 @@ from envstack.store.records import dump_chain, load_chain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_FORMAT = 1
+_FORMAT = 2
 JOURNAL = 64 << 20
 """Bytes of events that are kept for an environment."""
 
@@ -68,7 +68,6 @@ class Row:
 
     facts: bytes
     ino: int
-    links: int
     digest: bytes | None = None
 
 
@@ -193,11 +192,21 @@ class Journal:
                 connection.execute("DELETE FROM followed WHERE env = ?", (env,))
 
     def write(self, followed: Followed, batch: Batch) -> Followed:
-        """Append a batch, and return how far the feed has come with it."""
+        """Append a batch, and return how far the feed has come with it.
+
+        Raises EnvstackError where the feed was forgotten meanwhile, or cannot be written to.
+        """
         upper, lowers = batch.moved or (followed.upper, followed.lowers)
         ops = followed.ops if batch.ops is None else batch.ops
         seq, size = followed.seq + len(batch.bodies), sum(map(len, batch.bodies))
         with self.transaction() as connection:
+            found = connection.execute(
+                "UPDATE followed SET upper = ?, lowers = ?, ops = ?, seq = ?, bytes = bytes + ?"
+                " WHERE number = ?",
+                (upper, dump_chain(lowers), ops, seq, size, followed.number),
+            )
+            if found.rowcount == 0:
+                raise EnvstackError(f"the feed of {followed.env} is no more")
             connection.executemany(
                 "INSERT INTO event VALUES (?, ?, ?)",
                 (
@@ -206,11 +215,6 @@ class Journal:
                 ),
             )
             _write_rows(connection, followed.number, batch)
-            connection.execute(
-                "UPDATE followed SET upper = ?, lowers = ?, ops = ?, seq = ?, bytes = bytes + ?"
-                " WHERE number = ?",
-                (upper, dump_chain(lowers), ops, seq, size, followed.number),
-            )
             self._trim(connection, followed.number)
         return Followed(followed.env, upper, lowers, ops, seq, followed.number)
 
@@ -311,9 +315,9 @@ def _write_rows(connection: sqlite3.Connection, number: int, batch: Batch) -> No
         ((number, *place) for place, row in batch.rows.items() if row is None),
     )
     connection.executemany(
-        "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?)",
         (
-            (number, *place, row.facts, row.ino, row.links, row.digest)
+            (number, *place, row.facts, row.ino, row.digest)
             for place, row in batch.rows.items()
             if row is not None
         ),

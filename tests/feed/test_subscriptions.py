@@ -177,6 +177,17 @@ def test_one_that_reads_nothing_holds_up_nobody_and_goes_on_when_it_reads(
             assert [path for path in told if "/" not in path] == expected
 
 
+def test_one_that_reads_nothing_does_not_hold_up_the_end_of_the_daemon(
+    sandbox: Sandbox, source: SocketSource
+) -> None:
+    with source.subscribe() as slow:
+        assert slow.next() is not None
+        for number in range(20_000):
+            (sandbox.merged / f"{number}{'x' * 150}").touch()
+        source.sync()
+        sandbox.stop_daemon()
+
+
 def test_one_that_the_journal_leaves_behind_begins_anew(
     sandbox: Sandbox, source: SocketSource
 ) -> None:

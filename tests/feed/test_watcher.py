@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -375,3 +376,20 @@ def test_without_the_kernels_help_it_looks_from_time_to_time(
         (inner / "file").write_text("content")
     reader.await_truth()
     assert len(reader.doubts) == 1
+
+
+def test_a_watcher_outlives_a_want_of_descriptors(
+    reading: Callable[[Path], Reader], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = reading(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        reader.await_truth()
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
+            file.write(b"while nothing can be opened")
+            until(lambda: "watch" in caplog.text, "a complaint")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        file.write(b"and later")
+    reader.await_truth()

@@ -170,7 +170,7 @@ def test_the_index_changes_with_the_events_and_not_without(
     tell(journal, "one")
     followed = journal.followed(ENV)
     assert followed is not None
-    row = Row(b"facts", 5, 1)
+    row = Row(b"facts", 5)
     journal.write(followed, Batch([], {(b"", b"name"): row, (b"name", b"below"): row}))
     index = Index(journal, followed)
     assert index.rows(b"") == {b"name": row}
@@ -191,9 +191,9 @@ def test_another_upper_begins_with_an_empty_index(journal: Journal) -> None:
     tell(journal, "one")
     followed = journal.followed(ENV)
     assert followed is not None
-    followed = journal.write(followed, Batch([], {(b"", b"old"): Row(b"", 1, 1)}))
+    followed = journal.write(followed, Batch([], {(b"", b"old"): Row(b"", 1)}))
     moved = journal.write(
-        followed, Batch([], {(b"", b"new"): Row(b"", 2, 1)}, moved=(NEXT, (UPPER, LOWER)), ops=3)
+        followed, Batch([], {(b"", b"new"): Row(b"", 2)}, moved=(NEXT, (UPPER, LOWER)), ops=3)
     )
     assert moved == journal.followed(ENV)
     assert (moved.upper, moved.lowers, moved.ops) == (NEXT, (UPPER, LOWER), 3)
@@ -214,7 +214,7 @@ def test_names_of_one_file_are_found_by_its_number(journal: Journal) -> None:
     tell(journal, "one")
     followed = journal.followed(ENV)
     assert followed is not None
-    linked, single = Row(b"", 5, 2), Row(b"", 6, 1)
+    linked, single = Row(b"", 5), Row(b"", 6)
     rows: dict[tuple[bytes, bytes], Row | None] = {
         (b"", b"a"): linked,
         (b"d/e", b"b"): linked,
@@ -222,7 +222,8 @@ def test_names_of_one_file_are_found_by_its_number(journal: Journal) -> None:
     }
     index = Index(journal, journal.write(followed, Batch([], rows)))
     assert sorted(index.names_of(5)) == [b"a", b"d/e/b"]
-    assert index.names_of(6) == []
+    assert index.names_of(6) == [b"c"]
+    assert index.names_of(7) == []
 
 
 def test_all_files_are_come_by_in_turns(journal: Journal) -> None:
@@ -230,7 +231,7 @@ def test_all_files_are_come_by_in_turns(journal: Journal) -> None:
     followed = journal.followed(ENV)
     assert followed is not None
     places = [(b"", b"a"), (b"", b"z"), (b"a", b"b"), (b"a-b", b"c"), (b"a/b", b"c")]
-    rows: dict[tuple[bytes, bytes], Row | None] = dict.fromkeys(places, Row(b"", 1, 1))
+    rows: dict[tuple[bytes, bytes], Row | None] = dict.fromkeys(places, Row(b"", 1))
     index = Index(journal, journal.write(followed, Batch([], rows)))
     seen: list[bytes] = []
     at = b""
