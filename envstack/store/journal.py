@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from envstack.errors import EnvstackError
 from envstack.model import Chain, EnvId, LayerId, new_id
 from envstack.store.faults import unusable
 from envstack.store.records import dump_chain, load_chain
