@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,3 +201,17 @@ def test_what_the_rules_forbid_is_found(room: str, source: str) -> None:
 )
 def test_what_the_rules_allow_is_no_fault(room: str, source: str) -> None:
     assert not faults(room, source)
+
+
+def test_what_is_no_python_is_installed_with_the_package() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    shipped = {
+        found
+        for package, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for found in PACKAGE.parent.joinpath(*package.split(".")).glob(pattern)
+    }
+    others = {
+        path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert others - shipped == set()
