@@ -86,7 +86,7 @@ def differs(a: Sequence[LayerTree], b: Sequence[LayerTree]) -> bool:
 
 
 def require(place: Descent, trees: tuple[LayerTree, ...]) -> None:
-    """Raise errors.Damaged for a layer that is not there: it is not to be taken for an empty one."""
+    """Raise errors.Damaged for a layer that is not there, and must not be taken for an empty one."""
     for index, tree in enumerate(trees):
         try:
             place.fd(index)
