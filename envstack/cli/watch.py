@@ -84,8 +84,8 @@ def watch(
 
     --for runs CMD, in the directory where you are, once it was quiet after changes, and never amid
     a rollback. It finds their paths, relative to $ENVSTACK_MOUNT, on its standard input, sorted,
-    one a line. Changes made meanwhile are the next batch. It may fail; with --once, its exit code
-    is that of this command.
+    one a line. Changes made meanwhile are the next batch, its own as well: --ignore what it writes,
+    or it runs for ever. It may fail; with --once, its exit code is that of this command.
 
     \b
     Examples:
