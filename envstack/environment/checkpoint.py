@@ -10,6 +10,7 @@ from envstack.environment.context import now, require_mount, since
 from envstack.environment.durability import make_durable
 from envstack.environment.history import check_tag, count
 from envstack.environment.inside import require_strandable
+from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
 from envstack.environment.swap import is_dirty, make_spare, new_upper, swap
 from envstack.errors import StateError
@@ -47,8 +48,8 @@ class Request:
 def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
     """Make the merged tree of `env` a point of history.
 
-    Raises NotUp, Held while somebody is inside, StateError for a tag that is taken or a history
-    that has reached the kernel's depth.
+    Raises NotUp, Held while somebody is inside, Damaged where a layer is gone, StateError for a tag
+    that is taken or a history that has reached the kernel's depth.
     """
     began = time.perf_counter()
     mount = require_mount(env)
@@ -65,8 +66,9 @@ def rotate(
 ) -> tuple[Checkpoint, tuple[Holder, ...]]:
     """Seal the upper, empty or not; return its checkpoint, and those who were left behind.
 
-    Raises Held, and StateError for a history that has reached the kernel's depth.
+    Raises Held, Damaged, and StateError for a history that has reached the kernel's depth.
     """
+    require_layers(ctx, env, env.lowers, f"environment {env.name!r}")
     sealed = sealed_chain(env)
     stranded = require_strandable(mount, request.ignore, "checkpoint", force=request.force)
     upper = new_upper(ctx, env)

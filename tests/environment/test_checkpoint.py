@@ -186,6 +186,17 @@ def test_one_that_is_not_up_is_refused(engine: Engine) -> None:
             attempt()
 
 
+def test_a_layer_that_was_moved_away_is_named_and_nothing_happens(engine: Engine) -> None:
+    engine.write("file")
+    base = engine.directory("base")
+    away = base.rename(engine.project / "away")
+    with nothing_changes(engine), refused(6) as refusal:
+        engine.checkpoint()
+    assert "base" in refusal.message
+    away.rename(base)
+    assert engine.checkpoint()["id"]
+
+
 def test_a_message_may_be_any_text(engine: Engine) -> None:
     message = 'two\nlines, a "quote" and \U0001f40d; -- \'); DROP TABLE checkpoint'
     engine.checkpoint(message)
