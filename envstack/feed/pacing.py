@@ -77,8 +77,6 @@ class Patrols:
             self.due = self._last + self._pause
 
     def done(self, *, has_more: bool) -> None:
-        """Take note of the end of a patrol."""
+        """Take note of the end of a patrol; with more to do it goes on, whoever was heard."""
         self._last = time.monotonic()
-        self.due = inf
-        if has_more:
-            self.heard()
+        self.due = self._last + self._pauses[0] if has_more else inf

@@ -79,6 +79,20 @@ def test_patrols_that_hear_but_themselves_grow_rare(clock: list[float]) -> None:
     assert patrols.due == clock[0] + 5
 
 
+def test_patrols_that_take_several_goes_grow_rare_too(clock: list[float]) -> None:
+    patrols = Patrols(5, 40)
+    pauses = []
+    for _ in range(4):
+        patrols.done(has_more=True)
+        patrols.heard_ourselves()
+        clock[0] = patrols.due
+        patrols.done(has_more=False)
+        patrols.heard_ourselves()
+        pauses.append(patrols.due - clock[0])
+        clock[0] = patrols.due
+    assert pauses == [10, 20, 40, 40]
+
+
 def test_an_echo_does_not_put_off_a_patrol(clock: list[float]) -> None:
     patrols = Patrols(5, 40)
     patrols.done(has_more=False)
