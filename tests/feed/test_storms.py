@@ -57,10 +57,10 @@ def wreck(root: Path) -> Iterator[None]:
     yield
 
 
-def take_through_history(followed: Followed, storm: Storm, mode: str = "auto") -> None:
+def take_through_history(followed: Followed, storm: Storm) -> None:
     """Seal what the storm left, wreck that, and go back to it and to before it."""
     followed.ride(storm)
-    sealed = followed.checkpoint(mode)
+    sealed = followed.checkpoint()
     followed.ride(wreck)
     followed.rollback(sealed)
     followed.rollback("base")
@@ -82,14 +82,6 @@ def test_so_it_is_wherever_and_however_it_is_mounted(
 ) -> None:
     followed = follow(sandbox(mount=mount, base=LOWER))
     take_through_history(followed, STORMS[name])
-
-
-@pytest.mark.parametrize("name", ["many_directories", "made_anew", "hard_links", "odd_names"])
-def test_so_it_is_when_checkpoints_leave_the_mount_where_it_is(
-    followed: Followed, name: str
-) -> None:
-    take_through_history(followed, STORMS[name], "live")
-    followed.rollback("base", "in-place")
 
 
 @pytest.mark.parametrize("name", HARD if IS_LONG else HARD[:3])
