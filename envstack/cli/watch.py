@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _FOR = "--for"
 _SETTLE = 50
 """Milliseconds."""
+_DIGITS = 8
+"""As many as milliseconds of a day have."""
 
 _Prefix = Annotated[str | None, typer.Argument(metavar="PATH", hidden=True)]
 _Since = Annotated[
@@ -82,8 +84,8 @@ def watch(
 
     --for runs CMD, in the directory where you are, once it was quiet after changes, and never amid
     a rollback. It finds their paths, relative to $ENVSTACK_MOUNT, on its standard input, sorted,
-    one a line. Changes made meanwhile are the next batch. It may fail; with --once, its exit code
-    is that of this command.
+    one a line. Changes made meanwhile are the next batch, its own as well: --ignore what it writes,
+    or it runs for ever. It may fail; with --once, its exit code is that of this command.
 
     \b
     Examples:
@@ -154,6 +156,10 @@ def sync(ctx: typer.Context, json: Json = False) -> None:
 
 
 def _seconds(settle: str | None) -> float:
-    if settle is not None and not settle.isdecimal():
+    if settle is None:
+        return _SETTLE / 1000
+    if not settle.isdecimal():
         raise UsageError(f"--settle takes milliseconds, not {settle!r}", f"--settle {_SETTLE}")
-    return (_SETTLE if settle is None else int(settle)) / 1000
+    if len(settle) > _DIGITS:
+        raise UsageError("--settle takes a day at the most", f"--settle {_SETTLE}")
+    return int(settle) / 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from envstack.errors import UsageError
-from envstack.rpc.shapes import path_bytes, path_text
+from envstack.rpc.shapes import path_bytes, path_text, told_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +19,8 @@ _REMEMBERED = 10_000
 class Sieve:
     """Gitignore patterns, a later one before an earlier one, and a directory or file; b"." is all.
 
-    A name that is not UTF-8 is matched as it is shown. Raises UsageError for what is no pattern.
+    What is not UTF-8 is matched as it is shown, in names and in patterns. Raises UsageError for
+    what is no pattern.
     """
 
     def __init__(self, patterns: Sequence[str], prefix: bytes = b".") -> None:
@@ -30,7 +31,8 @@ class Sieve:
             from pathspec import GitIgnoreSpec  # rarely needed, and not small
 
             try:
-                self._spec = GitIgnoreSpec.from_lines(patterns)
+                shown = [path_text(told_bytes(pattern)) for pattern in patterns]
+                self._spec = GitIgnoreSpec.from_lines(shown)
             except ValueError as error:
                 raise UsageError(f"a pattern is none: {error}", "see gitignore(5)") from error
 

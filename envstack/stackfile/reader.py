@@ -93,7 +93,7 @@ def _check(text: bytes, path: bytes, below: bytes, placed: tuple[Check, ...]) ->
     source = decode(text, path)
     root, faults = tree.read(source)
     project = os.path.dirname(path)
-    faults += [*rules.kinds(root), *rules.names(root), *rules.runs(root)]
+    faults += [*rules.kinds(root), *rules.names(root), *rules.runs(root), *rules.patterns(root)]
     for rule in placed:
         faults += rule(root, project)
     try:

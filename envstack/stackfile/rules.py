@@ -46,6 +46,24 @@ def names(root: Node) -> Iterator[Fault]:
         first.setdefault(name.text, name.at.line)
 
 
+def patterns(root: Node) -> Iterator[Fault]:
+    """Every pattern of `watch.ignore` is one by gitignore(5)."""
+    watch = root.entries.get("watch") if isinstance(root, Mapping) else None
+    if watch is None or not isinstance(watch.value, Mapping):
+        return
+    ignore = watch.value.entries.get("ignore")
+    if ignore is None or not isinstance(ignore.value, List):
+        return
+    from pathspec import GitIgnoreSpec  # rarely needed, and not small
+
+    for pattern in ignore.value.items:
+        if isinstance(pattern, Scalar) and pattern.type == "str":
+            try:
+                GitIgnoreSpec.from_lines([pattern.text])
+            except ValueError:
+                yield Fault(pattern.at, f"`{pattern.text}` is no pattern, see gitignore(5)")
+
+
 def mount(root: Node, project: bytes) -> Iterator[Fault]:
     """The mount point hides nothing above the project."""
     written = _text(root, "mount")

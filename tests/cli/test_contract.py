@@ -142,6 +142,8 @@ def test_faults_of_a_stack_file_are_printed_as_they_come(cli: Cli, daemon: FakeD
         ("watch", "--settle", "1"),
         ("watch", "--null"),
         ("watch", "--settle", "soon", "--for", "true"),
+        ("watch", "--settle", "9" * 20, "--for", "true"),
+        ("watch", "--settle", "9" * 5000, "--for", "true"),
         ("sync", "surplus"),
     ],
     ids=words,

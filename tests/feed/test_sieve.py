@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -51,6 +52,7 @@ def test_without_patterns_all_is_heard() -> None:
         (["src/build/", "!src/build/out"], {b"src/build", b"src/build/out"}),
         (["# a comment", ""], set()),
         (["odd*"], {b"odd\xff"}),
+        ([os.fsdecode(b"odd\xff")], {b"odd\xff"}),
     ],
 )
 def test_what_a_pattern_matches_is_left_out_as_git_does(

@@ -122,6 +122,7 @@ def test_the_caret_stands_below_the_fault_after_wide_and_many_characters() -> No
         ('env: {A: "\\0"}', "1:10: holds a character that no path or variable can hold"),
         ("watch: {ignore: x}", "1:17: `ignore` must be a list, not text"),
         ("watch: {ignore: [x, 1]}", "1:21: an item of `ignore` must be text, and YAML"),
+        ('watch: {ignore: [a, "!"]}', "1:21: `!` is no pattern, see gitignore(5)"),
         ("watch: {ignor: []}", "1:9: unknown key `ignor`: did you mean `ignore`?"),
         (
             "zzz: 1",
