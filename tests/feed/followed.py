@@ -70,17 +70,17 @@ class Followed:
         for place in {0, *places, told - 1}:
             self.mirror.check_resumption(place)
 
-    def checkpoint(self, mode: str = "auto") -> str:
+    def checkpoint(self) -> str:
         """Seal what is there and return the id."""
-        answer = self.sandbox.checkpoint(mode=mode)
+        answer = self.sandbox.checkpoint()
         self.mirror.check()
         rev: str = answer["id"]
         assert [told["id"] for told in self.events("checkpoint")][-1] == rev
         return rev
 
-    def rollback(self, rev: str, mode: str = "auto") -> None:
+    def rollback(self, rev: str) -> None:
         """Go back, discarding what is not sealed."""
-        answer = self.sandbox.rollback(rev, mode=mode, discard=True)
+        answer = self.sandbox.rollback(rev, discard=True)
         self.mirror.check()
         assert [told["to"] for told in self.events("rollback-end")][-1] == answer["to"]
 

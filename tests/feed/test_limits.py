@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.feed.storms import LOWER, STORMS
+from tests.support import needs, ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 WILD = ("nested_files", "many_directories", "many_at_once", "coming_and_going", "made_anew")
+
+
+@pytest.fixture
+def way() -> str:
+    """The newer way alone: what is watched is an upper, however that is mounted."""
+    return needs.way(ways.NEWER)
 
 
 @pytest.fixture
