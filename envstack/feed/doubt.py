@@ -8,6 +8,7 @@ moment ago may be written again within the same tick.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -35,6 +36,9 @@ _LARGE = 64 << 20
 _SMALL = 1 << 20
 _PIECE = 1 << 20
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+_OTHER_KINDS = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
+"""What open(2) answers for a symbolic link, a socket and a device."""
 
 _AT_ONCE = 500
 _BYTES_AT_ONCE = 128 << 20
@@ -145,6 +149,8 @@ class _Opened:
         try:
             self._file = os.open(name, _FILE, dir_fd=directory)
         except OSError as error:
+            if error.errno not in _OTHER_KINDS:
+                raise
             raise FileNotFoundError(error.errno, error.strerror, name) from error
 
     def __enter__(self) -> int:

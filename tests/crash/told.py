@@ -35,7 +35,8 @@ class Told:
         with Subscription(self._box.places().socket, "feed.subscribe", params) as feed:
             ready = feed.next()
             assert ready is not None
-            assert not ready["fresh"], "a place was lost that was in the journal"
+            log = (self._box.home / "daemon.log").read_text()
+            assert not ready["fresh"], f"a place was lost that was in the journal:\n{log}"
             rows = [row for event in whole(feed, last) for row in event.get("changes", ())]
         now = _alone(self._box.shown())
         known = {path: entry.kind for path, entry in self._before.items()}
