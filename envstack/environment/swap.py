@@ -29,6 +29,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from envstack.environment import views
 from envstack.environment.context import Pair, mount_source, now
 from envstack.environment.refusal import refused_layer
 from envstack.environment.steps import Step
@@ -298,7 +299,7 @@ def discard(ctx: Context, layer: LayerId) -> bool:
 
     For what was written there before it was left is to be told, unless its space is wanted more.
     """
-    if ctx.store.journal.needs(layer) and ctx.store.db.has_ample_space:
+    if views.needs(ctx, layer) and ctx.store.db.has_ample_space:
         return False
     ctx.announce(Step.DELETE)
     ctx.store.discard(layer)

@@ -13,7 +13,7 @@ from envstack.feed.follower import Views
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
-    from envstack.model import Chain, EnvId, Environment
+    from envstack.model import Chain, EnvId, Environment, LayerId
     from envstack.overlay.merged import LayerTree
 
 
@@ -38,6 +38,18 @@ def end(ctx: Context, env: EnvId) -> str | None:
     """Return the cursor of the end of a feed; None where it was never begun."""
     place = ctx.store.journal.end(env)
     return None if place is None else cursor.text(env, place)
+
+
+def needs(ctx: Context, layer: LayerId) -> bool:
+    """Tell whether a feed has yet to tell what was written into a layer, or what stood on it."""
+    if ctx.store.journal.needs(layer):
+        return True
+    return any(
+        layer in (each.before.upper, *each.before.lowers)
+        for env in ctx.store.journal.environments()
+        if (followed := ctx.store.journal.followed(env)) is not None
+        for each in ctx.store.operations.after(env, followed.ops)
+    )
 
 
 def views(ctx: Context, env: EnvId) -> Views:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from envstack.model import new_id
+from envstack.environment import swap
+from envstack.model import LayerId, new_id
 from tests.environment.harness import mounts_at, nothing_changes, refused
 from tests.support import trees
 from tests.support.edits import write
@@ -83,9 +84,7 @@ def test_a_prefix_must_be_long_enough_and_mean_one(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = ["abce000000000000", "abcd111111111111", "abcd000000000000"]
-    monkeypatch.setattr(
-        "envstack.environment.checkpoint.new_id", lambda: ids.pop() if ids else new_id()
-    )
+    monkeypatch.setattr("envstack.environment.point.new_id", lambda: ids.pop() if ids else new_id())
     for number in range(3):
         engine.write("file", str(number))
         engine.checkpoint()
@@ -279,3 +278,17 @@ def test_a_dir_layer_that_is_gone_is_damaged_and_named(engine: Engine) -> None:
         os.rename(engine.project / "moved", base)
     engine.rollback("base")
     assert not (engine.merged / "file").exists()
+
+
+def test_what_was_left_is_kept_until_the_feed_has_told_it(engine: Engine) -> None:
+    uppers = []
+    with engine.context.store.journal.transaction():  # the feed cannot write
+        for number in range(3):
+            uppers.append(engine.upper)
+            engine.write(f"passing {number}")
+            engine.rollback(discard=True)
+        for upper in uppers:
+            assert not swap.discard(engine.context, LayerId(upper.parent.name))
+            assert upper.exists()
+    engine.settle()
+    assert not [upper for upper in uppers if upper.exists()]
