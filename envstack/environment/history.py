@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envstack.environment.steps import Step
-from envstack.environment.swap import layer_trees, upper_tree
+from envstack.environment.trees import layer_trees, upper_tree
 from envstack.errors import EnvstackError, NotFound, StateError, UsageError
 from envstack.model import BASE, ChangeType, Counts, LayerKind
 from envstack.overlay.diff import diff

@@ -22,7 +22,8 @@ from envstack.environment.history import (
 from envstack.environment.inside import require_strandable
 from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
-from envstack.environment.swap import layer_trees, make_spare, new_upper, swap
+from envstack.environment.swap import make_spare, new_upper, swap
+from envstack.environment.trees import layer_trees
 from envstack.model import LayerState, RolledBack
 from envstack.overlay.diff import diff
 from envstack.store.records import Op, Transition

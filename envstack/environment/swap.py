@@ -33,24 +33,22 @@ from envstack.environment import views
 from envstack.environment.context import Pair, mount_source, now
 from envstack.environment.refusal import refused_layer
 from envstack.environment.steps import Step
+from envstack.environment.trees import layer_trees, upper_tree
 from envstack.errors import EnvstackError, Held, StateError, Unsupported
 from envstack.linux.syscalls import mount_id
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay import mount as overlay
-from envstack.overlay.diff import LayerTree, differs
+from envstack.overlay.diff import differs
 from envstack.overlay.root import copy_root, mark_dressed
 from envstack.store.records import Op
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
     from envstack.linux.mountinfo import Mount
-    from envstack.model import Chain, Environment
+    from envstack.model import Environment
     from envstack.store.records import Transition
 
 _log = logging.getLogger(__name__)
-
-_BY_OVERLAY = frozenset({LayerKind.UPPER, LayerKind.RUN})
-"""The kinds of layers that are written through an overlay of ours, and by nothing else."""
 
 _BY_EXCHANGE = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY})
 """What puts a fresh upper on another chain, and may find that there was nothing to save."""
@@ -175,19 +173,6 @@ def is_dirty(ctx: Context, env: Environment) -> bool:
     """Tell whether the merged tree differs from the chain that its upper stands on."""
     lowers = layer_trees(ctx, env, env.lowers)
     return differs(lowers, (upper_tree(ctx, env.upper), *lowers))
-
-
-def upper_tree(ctx: Context, upper: LayerId) -> LayerTree:
-    """Return an upper as `overlay.diff` reads it."""
-    return LayerTree(ctx.store.layers.fs(upper), marked_by_type=True)
-
-
-def layer_trees(ctx: Context, env: Environment, chain: Chain) -> tuple[LayerTree, ...]:
-    """Return a chain of `env` as `overlay.diff` reads it."""
-    layers = zip(ctx.store.db.chain(chain), ctx.trees(env, chain), strict=True)
-    return tuple(
-        LayerTree(path, marked_by_type=layer.kind in _BY_OVERLAY) for layer, path in layers
-    )
 
 
 def build(ctx: Context, env: Environment) -> int:

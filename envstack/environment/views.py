@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from envstack.environment.swap import layer_trees, upper_tree
+from envstack.environment.trees import layer_trees, upper_tree
 from envstack.errors import EnvstackError
 from envstack.feed import cursor
 from envstack.feed.follower import Views
