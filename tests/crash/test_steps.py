@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,6 +44,9 @@ WITH_INTENT = {
     *(Step.UNMOUNT, Step.COMMIT),
 }
 """Steps at which an intent is open, so that what is mounted or written decides what happened."""
+
+AT_THE_MOUNT = (Step.ATTACH, Step.LOCK, Step.BENEATH, Step.DETACH, Step.COMMIT)
+"""Steps next to which the mount table is another one."""
 
 
 def points(chosen: Iterable[Point]) -> pytest.MarkDecorator:
@@ -85,10 +89,27 @@ def test_there_is_no_step_that_is_not_killed_at() -> None:
 
 
 @pytest.mark.parametrize("between", [Between.WORK, Between.POWER_OFF])
-@points(POINTS)
+@points(point for point in POINTS if ALL or point[1] in WITH_INTENT)
 def test_a_daemon_killed_at_a_step_breaks_no_promise(
     crashbox: Crashbox, operation: Operation, step: Step, nth: int, between: Between
 ) -> None:
+    crash(crashbox, operation, Order(KILL, step, nth), between)
+
+
+@pytest.mark.parametrize(
+    ("point", "between"),
+    [
+        pytest.param(point, between, id=f"{'-'.join(map(str, point))}-{between}")
+        for point, between in zip(
+            (point for point in POINTS if point[1] not in WITH_INTENT),
+            cycle([Between.WORK, Between.POWER_OFF]),
+        )
+    ],
+)
+def test_nor_does_one_killed_while_no_intent_is_open(
+    crashbox: Crashbox, point: Point, between: Between
+) -> None:
+    operation, step, nth = point
     crash(crashbox, operation, Order(KILL, step, nth), between)
 
 
@@ -110,7 +131,7 @@ def test_nor_if_the_user_writes_before_the_machine_goes_down(
 
 @pytest.mark.parametrize("propagation", ["shared"], indirect=True)
 @pytest.mark.usefixtures("propagation")
-@points(point for point in POINTS if ALL or point[0].is_swap)
+@points(point for point in POINTS if ALL or (point[0].is_swap and point[1] in AT_THE_MOUNT))
 def test_nor_under_shared_propagation(
     crashbox: Crashbox, operation: Operation, step: Step, nth: int
 ) -> None:
