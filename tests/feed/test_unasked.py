@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from typing import TYPE_CHECKING
@@ -80,3 +81,27 @@ def test_a_file_whose_time_is_far_away(sandbox: Sandbox, feed: Subscription, yea
     os.utime(sandbox.merged / "file", (seconds, seconds))
     (sandbox.merged / "later").touch()
     until_told(feed, {("added", "file"), ("added", "later")})
+
+
+@pytest.mark.parametrize("asks", ["nobody", "a diff"])
+def test_a_write_through_a_mapping_which_the_kernel_tells_nobody_of(
+    sandbox: Sandbox, feed: Subscription, asks: str
+) -> None:
+    """A second write to a page that is dirty already: no event, and no time stamp."""
+    path = sandbox.merged / "mapped"
+    path.write_bytes(b"0" * 4096)
+    until_told(feed, {("added", "mapped")})
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 4096) as page:
+        page[0] = ord("1")
+        last = SocketSource(sandbox).sync()["seq"]  # told, and known to be open for writing
+        until_seq(feed, last)
+        page[0] = ord("2")
+        if asks == "a diff":
+            sandbox.diff()
+        until_told(feed, {("modified", "mapped")})
+
+
+def until_seq(feed: Subscription, last: int) -> None:
+    """Read up to a barrier."""
+    while (event := feed.next()) is not None and event["seq"] < last:
+        continue
