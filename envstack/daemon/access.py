@@ -12,9 +12,10 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter
 
 from envstack.daemon import stacks
+from envstack.daemon.threads import run_to_its_end
 from envstack.environment import recover
 from envstack.environment.context import uppers
 from envstack.errors import EnvstackError, NotUp
@@ -77,10 +78,7 @@ class Access:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run blocking work to its end."""
-        with anyio.CancelScope(shield=True) as shield:
-            result = await to_thread.run_sync(work, limiter=self._threads)
-        assert not shield.cancelled_caught
-        return result
+        return await run_to_its_end(work, self._threads)
 
     def settled(self, stack_path: bytes) -> Environment | None:
         """Return the environment of a stack file, its last intent closed; None if unknown."""

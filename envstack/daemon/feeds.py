@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 from anyio import CapacityLimiter, to_thread
 
+from envstack.daemon.threads import run_to_its_end
 from envstack.environment.views import views
 from envstack.errors import EnvstackError
 from envstack.feed.doubt import grain_of
@@ -123,7 +124,7 @@ class Feeds:
 
     async def __aenter__(self) -> Self:
         self._grain = await to_thread.run_sync(grain_of, self._ctx.store.home)
-        for env in await to_thread.run_sync(self._sorted):
+        for env in await to_thread.run_sync(self._known):
             self.nudge(env)
         return self
 
@@ -137,7 +138,7 @@ class Feeds:
             for feed in list(self._feeds.values()):
                 await to_thread.run_sync(feed.close)
 
-    def _sorted(self) -> list[EnvId]:
+    def _known(self) -> list[EnvId]:
         """Return the environments, and forget the feeds of those that are no more."""
         known = [env.id for env in self._ctx.store.db.environments()]
         for env in set(self._ctx.store.journal.environments()) - set(known):
@@ -181,6 +182,4 @@ class Feeds:
         feed.grown.set()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        with anyio.CancelScope(shield=True):
-            return await to_thread.run_sync(work, limiter=self._threads)
-        raise AssertionError("a shielded scope is left by its end alone")
+        return await run_to_its_end(work, self._threads)

@@ -11,8 +11,9 @@ import logging
 from typing import TYPE_CHECKING
 
 import anyio
-from anyio import CapacityLimiter, from_thread, to_thread
+from anyio import CapacityLimiter, from_thread
 
+from envstack.daemon.threads import run_to_its_end
 from envstack.errors import Damaged, EnvstackError, Unsupported
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ class Jobs:
     async def _attempt(self, job: Job, pause: float) -> bool:
         done = True
         try:
-            with anyio.CancelScope(shield=True):
-                done = await to_thread.run_sync(job, limiter=self._threads)
+            done = await run_to_its_end(job, self._threads)
         except (EnvstackError, OSError) as error:
             done = isinstance(error, (Damaged, Unsupported))
             if done or pause == _FIRST_PAUSE:
