@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING
 
 from envstack.overlay import xattrs
 from envstack.overlay.marks import is_opaque, visible
-from envstack.overlay.sameness import kind_of
 
 if TYPE_CHECKING:
-    from envstack.model import FileKind
     from envstack.overlay.marks import Marks
 
 _STATUS = struct.Struct("<IIIIQQQQQ")
@@ -88,11 +86,6 @@ class Facts:
     @property
     def is_file(self) -> bool:
         return stat.S_ISREG(self.mode)
-
-    @property
-    def kind(self) -> FileKind:
-        """What kind of entry it is to a user."""
-        return kind_of(self.mode)
 
     def looks_like(self, other: Facts) -> bool:
         """Tell whether nobody sees a difference; what is in a directory is no part of it.

@@ -60,8 +60,3 @@ def watched(instance: int) -> set[int]:
 def max_queued_events() -> int:
     """Return how many events an instance made now can hold; what comes then is dropped."""
     return int(proc.read(_SYSCTLS + b"max_queued_events"))
-
-
-def max_user_watches() -> int:
-    """Return how many watches one user may have in all instances together."""
-    return int(proc.read(_SYSCTLS + b"max_user_watches"))
