@@ -63,11 +63,7 @@ class Following:
 
         def work(env: Environment) -> list[Change]:
             request = compare.Request()
-            with closing(compare.compare(self._access.ctx, env, request, _go_on)) as found:
+            with closing(compare.compare(self._access.ctx, env, request)) as found:
                 return [each.change for each in found]
 
         return await self._access.seen(Params({"stack": os.fsdecode(env.stack_path)}), work)
-
-
-def _go_on() -> None:
-    """Never give up."""

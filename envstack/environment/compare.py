@@ -10,6 +10,7 @@ from envstack.environment.context import require_mount
 from envstack.environment.history import trees_of
 from envstack.errors import NotFound, UsageError
 from envstack.overlay.diff import differences
+from envstack.overlay.sameness import go_on
 from envstack.overlay.wanted import absent
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Request:
 
 
 def compare(
-    ctx: Context, env: Environment, request: Request, tick: Callable[[], None]
+    ctx: Context, env: Environment, request: Request, tick: Callable[[], None] = go_on
 ) -> Generator[Difference, None, None]:
     """Yield what differs, sorted by path; `tick` is called all the time and may raise.
 

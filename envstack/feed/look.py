@@ -143,7 +143,7 @@ class Look:
         """
         with Descent([tree.path for tree in self._trees]) as place:
             self._place = place
-            self._sameness = Sameness(place, self._trees, _go_on)
+            self._sameness = Sameness(place, self._trees)
             frames = [self._root(wish)]
             while frames:
                 frame = frames[-1]
@@ -356,7 +356,3 @@ def _row(status: os.stat_result, mark: bytes, digest: bytes | None = None) -> Ro
 def signed(ino: int) -> int:
     """Return an inode number as a column of the index holds it."""
     return ino - (1 << 64) if ino >= 1 << 63 else ino
-
-
-def _go_on() -> None:
-    """Never give up."""

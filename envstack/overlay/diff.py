@@ -17,7 +17,7 @@ from envstack.model import Change, ChangeType
 from envstack.overlay import alone
 from envstack.overlay.descent import Descent
 from envstack.overlay.merged import LayerTree, Name, Shown, contributes, listing
-from envstack.overlay.sameness import Sameness, kind_of
+from envstack.overlay.sameness import Sameness, go_on, kind_of
 from envstack.overlay.wanted import Wanted
 
 if TYPE_CHECKING:
@@ -38,12 +38,8 @@ class Difference:
     new: LayerTree | None
 
 
-def _go_on() -> None:
-    """Never give up."""
-
-
 def diff(
-    a: Sequence[LayerTree], b: Sequence[LayerTree], tick: Callable[[], None] = _go_on
+    a: Sequence[LayerTree], b: Sequence[LayerTree], tick: Callable[[], None] = go_on
 ) -> Generator[Change, None, None]:
     """Yield what a user sees changed from chain `a` to chain `b`, as `differences` finds it."""
     with closing(differences(a, b, tick=tick)) as found:
@@ -55,7 +51,7 @@ def differences(
     a: Sequence[LayerTree],
     b: Sequence[LayerTree],
     paths: Iterable[bytes] = (_ROOT,),
-    tick: Callable[[], None] = _go_on,
+    tick: Callable[[], None] = go_on,
 ) -> Generator[Difference, None, None]:
     """Yield what a user sees changed from chain `a` to chain `b`, both topmost first, by path.
 
