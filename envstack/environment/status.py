@@ -11,7 +11,7 @@ from envstack.environment.context import covered, mount_source, moved, uppers
 from envstack.linux.holders import find_holders
 from envstack.linux.mountinfo import read_mounts, topmost_at
 from envstack.model import EnvState, StackLayer, Status
-from envstack.store.records import Op
+from envstack.store.records import ON_ANOTHER_CHAIN, Op
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from envstack.store.records import Transition
 
 
-_EXCHANGES = frozenset({Op.CHECKPOINT, Op.ROLLBACK, Op.REBUILD, Op.RELAY})
+_EXCHANGES = ON_ANOTHER_CHAIN | {Op.CHECKPOINT}
 
 _GAP = 0.25
 """Seconds: many times as long as an exchange in turn leaves the mount point bare."""

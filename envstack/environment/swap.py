@@ -40,7 +40,7 @@ from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay import mount as overlay
 from envstack.overlay.diff import differs
 from envstack.overlay.root import copy_root, mark_dressed
-from envstack.store.records import Op
+from envstack.store.records import ON_ANOTHER_CHAIN
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
     from envstack.store.records import Transition
 
 _log = logging.getLogger(__name__)
-
-_BY_EXCHANGE = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY})
-"""What puts a fresh upper on another chain, and may find that there was nothing to save."""
 
 _WORKDIR_ROOM = 1 << 20
 """Bytes: with less, it is want of space that made the kernel mount an overlay read-only."""
@@ -149,7 +146,7 @@ def commit(ctx: Context, env: Environment, transition: Transition) -> Transition
     What puts a fresh upper on another chain brings a candidate for the checkpoint `saved`; whether
     there was anything to save is looked up now, when nobody can write into the old upper any more.
     """
-    if transition.op in _BY_EXCHANGE and transition.checkpoint and _is_clean(ctx, env):
+    if transition.op in ON_ANOTHER_CHAIN and transition.checkpoint and _is_clean(ctx, env):
         states = {**transition.states, env.upper: LayerState.DISCARDED}
         transition = replace(transition, checkpoint=None, states=states)
     ctx.announce(Step.COMMIT)

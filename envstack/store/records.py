@@ -32,6 +32,10 @@ class Op(StrEnum):
     RELAY = "relay"
 
 
+ON_ANOTHER_CHAIN = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY})
+"""What puts a fresh upper on another chain, and may find that there was nothing to save."""
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """An environment's next state, whole: committing it needs nothing but this.
