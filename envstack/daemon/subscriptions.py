@@ -15,7 +15,7 @@ from anyio import CapacityLimiter, to_thread
 
 from envstack.errors import NotUp
 from envstack.feed import cursor
-from envstack.feed.telling import bodies, in_telling_order
+from envstack.feed.telling import events, in_telling_order
 from envstack.rpc.feed import Ready, to_json
 
 if TYPE_CHECKING:
@@ -80,12 +80,11 @@ class Subscriptions:
     async def _begin_anew(self, call: Call, feed: Feed, wish: Wish) -> Position:
         """Tell the whole difference from the head; what changes meanwhile is told after it."""
         place: Position = await self._run(partial(self._end, feed))
-        ready = to_json(await self._run(partial(self._ready, feed, place, fresh=True)))
+        ready: Ready = await self._run(partial(self._ready, feed, place, fresh=True))
         changes = await self._difference(self._store.db.environment(feed.env))
-        await call.tell(ready)
-        where = {key: ready[key] for key in ("cursor", "seq")}
-        for text in bodies(in_telling_order(changes)):
-            if (wanted := wish.sieve.sift({**json.loads(text), **where})) is not None:
+        await call.tell(to_json(ready))
+        for event in events(in_telling_order(changes), ready.cursor, ready.seq):
+            if (wanted := wish.sieve.sift(to_json(event))) is not None:
                 await call.tell(wanted)
         return place
 

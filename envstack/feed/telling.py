@@ -26,11 +26,16 @@ def body(event: Event) -> str:
     return json.dumps(shape, separators=(",", ":"))
 
 
-def bodies(changes: Iterable[Change]) -> Iterator[str]:
+def events(changes: Iterable[Change], cursor: str = "", seq: int = 0) -> Iterator[Changes]:
     """Return changes as events, in their order, as many of them in one as there may be."""
     rest = iter(changes)
     while some := tuple(islice(rest, _MOST)):
-        yield body(Changes("", 0, some))
+        yield Changes(cursor, seq, some)
+
+
+def bodies(changes: Iterable[Change]) -> Iterator[str]:
+    """Return changes as events as text."""
+    return map(body, events(changes))
 
 
 def sealed(checkpoint: Checkpoint) -> str:
