@@ -283,6 +283,12 @@ class FakeCall:
         assert message == Notification(messages.CANCEL, {"id": self.request.id})
 
 
+def read(process: subprocess.Popen[bytes], count: int) -> list[str]:
+    """Return the next lines of its standard output."""
+    assert process.stdout is not None
+    return [process.stdout.readline().decode().removesuffix("\n") for _ in range(count)]
+
+
 def interrupt(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGINT)
 

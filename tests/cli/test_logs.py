@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.harness import WITHIN
+from tests.cli.harness import WITHIN, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,11 +59,6 @@ def following(cli: Cli, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
-
-
-def read(process: subprocess.Popen[bytes], count: int) -> list[str]:
-    assert process.stdout is not None
-    return [process.stdout.readline().decode().removesuffix("\n") for _ in range(count)]
 
 
 @pytest.mark.parametrize(("count", "shown"), [("2", ["two", "three"]), ("9", None), ("0", [])])

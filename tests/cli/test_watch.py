@@ -14,7 +14,7 @@ import pytest
 
 from envstack.cli.batches import Batch
 from envstack.errors import NotUp, UsageError
-from tests.cli.harness import WITHIN, changed, event, interrupt, ready, status
+from tests.cli.harness import WITHIN, changed, event, interrupt, read, ready, status
 from tests.support import waiting
 
 if TYPE_CHECKING:
@@ -55,11 +55,6 @@ def watching(cli: Cli, *arguments: str, **streams: Any) -> Iterator[subprocess.P
             yield process
         finally:
             process.kill()
-
-
-def read(process: subprocess.Popen[bytes], count: int) -> list[str]:
-    assert process.stdout is not None
-    return [process.stdout.readline().decode().removesuffix("\n") for _ in range(count)]
 
 
 def test_each_event_is_one_object_as_the_daemon_told_it(cli: Cli, daemon: FakeDaemon) -> None:

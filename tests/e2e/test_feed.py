@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from envstack.client import Changes, Event, Ready, awatch, sync, watch
-from tests.cli.harness import WITHIN, Cli, interrupt
+from tests.cli.harness import WITHIN, Cli, interrupt, read
 from tests.support import trees, waiting
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def running(cli: Cli, *command: str, **streams: Any) -> Iterator[subprocess.Pope
 
 
 def line(process: subprocess.Popen[bytes]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().decode().removesuffix("\n")
+    return read(process, 1)[0]
 
 
 def kill_daemon(cli: Cli) -> None:
