@@ -62,8 +62,9 @@ def differences(
     there. `tick` is called for every entry and every MiB compared, and may raise to end it.
 
     The upper of a mounted environment is the first element of its chain. Times alone are no
-    change, unless `judge`, which says of two entries whether they are the same, has it so. The order is that of the paths' bytes. A quarter of the soft RLIMIT_NOFILE, and if that
-    is less, one directory a layer, may be held open until the iterator is exhausted or closed.
+    change, unless `judge` has it so, which says of two entries whether they are the same. The order
+    is that of the paths' bytes. A quarter of the soft RLIMIT_NOFILE, and if that is less, one
+    directory a layer, may be held open until the iterator is exhausted or closed.
 
     Raises errors.Damaged if a layer is not there, errors.Unsupported for an entry that needs
     layers it came from, and OSError.

@@ -12,30 +12,26 @@ import errno
 import os
 import stat
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from envstack.overlay import xattrs
+from envstack.overlay.care import Way
 from envstack.overlay.content import copy_bytes, same_bytes
 from envstack.overlay.descent import Descent
+from envstack.overlay.dress import Spot, dress
 from envstack.overlay.exactly import How
-from envstack.overlay.marks import visible
 from envstack.overlay.sameness import go_on
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
+    from collections.abc import Iterator
 
+    from envstack.overlay.care import Care
     from envstack.overlay.exactly import Make, Plan
 
 _MERGED = 0
-_ROOT = b"."
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP}
 """What is answered where somebody made, removed or replaced a name at this moment."""
-_SETTABLE = ("user.", "trusted.", "security.", "system.posix_acl_")
-"""The attributes that can be set on a file; others belong to its file system (xattr(7))."""
 
 
 def temporary(upper: str) -> bytes:
@@ -44,104 +40,6 @@ def temporary(upper: str) -> bytes:
     There is but one, so that an entry which was left behind is known for what it is.
     """
     return b".envstack-" + os.fsencode(upper)
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What was seen of a name: if it looks so again it is what it was.
-
-    `changed` is None for a file with several names, which is changed by what is done to the others.
-    """
-
-    kind: int
-    ino: int
-    size: int
-    modified: int
-    changed: int | None
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Sight:
-        """Return what is to be seen of an entry; of a directory, that it is one."""
-        kind = stat.S_IFMT(status.st_mode)
-        if kind == stat.S_IFDIR:
-            return cls(kind, 0, 0, 0, None)
-        changed = status.st_ctime_ns if status.st_nlink == 1 else None
-        return cls(kind, status.st_ino, status.st_size, status.st_mtime_ns, changed)
-
-    def is_of(self, status: os.stat_result) -> bool:
-        """Tell whether an entry still looks so."""
-        now = Sight.of(status)
-        if self.changed is not None and self.changed != status.st_ctime_ns:
-            return False
-        return self._lasting() == now._lasting()
-
-    def _lasting(self) -> tuple[int, int, int, int]:
-        return self.kind, self.ino, self.size, self.modified
-
-
-def sights(merged: bytes, paths: Iterable[bytes]) -> dict[bytes, Sight | None]:
-    """Return what is seen now at each of `paths` of the tree at `merged`; None for nothing."""
-    seen: dict[bytes, Sight | None] = {}
-    with Descent([merged]) as place:
-        way = _Way(place)
-        for path in paths:
-            status = way.status(way.to(path))
-            seen[path] = None if status is None else Sight.of(status)
-    return seen
-
-
-@dataclass(frozen=True, slots=True)
-class Care:
-    """What is not to be touched: what is in `kept`, and what looks otherwise than in `seen`."""
-
-    kept: Container[bytes] = frozenset()
-    seen: Mapping[bytes, Sight | None] = field(default_factory=dict)
-
-    def allows(self, path: bytes, status: os.stat_result | None) -> bool:
-        """Tell whether a path, which is `status` now, may be changed."""
-        if path in self.kept:
-            return False
-        if path not in self.seen:
-            return True
-        seen = self.seen[path]
-        if seen is None or status is None:
-            # Nothing is lost where there is nothing any more.
-            return status is None
-        return seen.is_of(status)
-
-
-class _Way:
-    """Leads a descent from one path to the next; they come best in the order of a walk."""
-
-    def __init__(self, place: Descent) -> None:
-        self._place = place
-        self._at: list[bytes] = []
-
-    @property
-    def directory(self) -> bytes:
-        """The path of the directory where it is."""
-        return b"/".join(self._at) or _ROOT
-
-    def to(self, path: bytes) -> bytes:
-        """Go to the directory that holds `path`, and return the name in it."""
-        *parents, name = path.split(b"/")
-        common = 0
-        while common < min(len(parents), len(self._at)) and parents[common] == self._at[common]:
-            common += 1
-        while len(self._at) > common:
-            self._place.leave()
-            self._at.pop()
-        for parent in parents[common:]:
-            self._place.enter(parent)
-            self._at.append(parent)
-        return name
-
-    def status(self, name: bytes) -> os.stat_result | None:
-        """Return what the merged tree has under a name here, None if that is nothing."""
-        try:
-            return os.stat(name, dir_fd=self._place.fd(_MERGED), follow_symlinks=False)
-        except FileNotFoundError:
-            return None
 
 
 class Restoration:
@@ -170,7 +68,7 @@ class Restoration:
         stays. Done again with another plan, it goes on where it was.
         """
         with Descent(self._roots) as self._place:
-            self._way = _Way(self._place)
+            self._way = Way(self._place)
             for path in self._plan.gone:
                 yield path
                 with self._naming(path):
@@ -219,7 +117,7 @@ class Restoration:
         elif stat.S_ISDIR(source.st_mode):
             self._make_directory(make, name, source, now)
         elif now is not None and self._is_right(make, name, source, now):
-            self._dress(make, name, source)
+            self._dress(make, name, name)
             os.utime(name, ns=_times(source), dir_fd=self._here(), follow_symlinks=False)
             self._done(make, source, now)
         else:
@@ -241,7 +139,7 @@ class Restoration:
             if now is not None:
                 os.unlink(name, dir_fd=self._here())
             os.mkdir(name, 0o700, dir_fd=self._here())
-        self._dress(make, name, source)
+        self._dress(make, name, name)
         self._times[make.path] = _times(source)
 
     def _is_right(
@@ -306,12 +204,12 @@ class Restoration:
             os.symlink(os.readlink(name, dir_fd=there), self._temporary, dir_fd=self._here())
         else:
             os.mknod(self._temporary, kind | 0o600, source.st_rdev, dir_fd=self._here())
-        self._dress(make, name, source, self._temporary)
+        self._dress(make, name, self._temporary)
         os.utime(self._temporary, ns=_times(source), dir_fd=self._here(), follow_symlinks=False)
 
     def _link(self, first: bytes) -> None:
         with Descent([self._merged]) as origin:
-            name = _Way(origin).to(first)
+            name = Way(origin).to(first)
             os.link(
                 name,
                 self._temporary,
@@ -320,31 +218,9 @@ class Restoration:
                 follow_symlinks=False,
             )
 
-    def _dress(self, make: Make, name: bytes, source: os.stat_result, target: bytes = b"") -> None:
-        """Give `target`, or else `name` itself, owner, mode and attributes of the layer's entry."""
-        target = target or name
-        here = self._here()
-        now = os.stat(target, dir_fd=here, follow_symlinks=False)
-        is_owned = (now.st_uid, now.st_gid) == (source.st_uid, source.st_gid)
-        if not is_owned:
-            os.chown(target, source.st_uid, source.st_gid, dir_fd=here, follow_symlinks=False)
-        # A change of owner takes some bits of the mode away.
-        if not stat.S_ISLNK(source.st_mode) and (now.st_mode != source.st_mode or not is_owned):
-            _chmod(target, source.st_mode, here)
-        self._put_attributes(make, name, target)
-
-    def _put_attributes(self, make: Make, name: bytes, target: bytes) -> None:
-        there = xattrs.beneath(self._place.fd(self._number[make.tree]), name)
-        here = xattrs.beneath(self._here(), target)
-        stored = visible(xattrs.names(there), make.tree.marks)
-        found = ((shown, xattrs.value(there, attribute)) for shown, attribute in stored.items())
-        wanted = {shown: value for shown, value in found if value is not None}
-        for attribute in xattrs.names(here):
-            if attribute not in wanted and attribute.startswith(_SETTABLE):
-                os.removexattr(here, attribute, follow_symlinks=False)
-        for attribute, value in wanted.items():
-            if attribute.startswith(_SETTABLE) and xattrs.value(here, attribute) != value:
-                os.setxattr(here, attribute, value, follow_symlinks=False)
+    def _dress(self, make: Make, name: bytes, target: bytes) -> None:
+        original = Spot(self._place.fd(self._number[make.tree]), name)
+        dress(original, make.tree.marks, Spot(self._here(), target))
 
     def _put_back_time(self, path: bytes, name: bytes) -> None:
         now = self._way.status(name)
@@ -387,18 +263,8 @@ def _opened(name: bytes, flags: int, directory: int, files: ExitStack) -> int:
     return opened
 
 
-def _chmod(name: bytes, mode: int, directory: int) -> None:
-    """Change the mode of what the name is now; a symbolic link put in its way is not followed."""
-    handle = os.open(name, _HANDLE, dir_fd=directory)
-    try:
-        if not stat.S_ISLNK(os.fstat(handle).st_mode):
-            os.chmod(b"/proc/self/fd/%d" % handle, stat.S_IMODE(mode))
-    finally:
-        os.close(handle)
-
-
 def _is_same_file(merged: bytes, path: bytes, status: os.stat_result) -> bool:
     with Descent([merged]) as place:
-        way = _Way(place)
+        way = Way(place)
         other = way.status(way.to(path))
     return other is not None and os.path.samestat(other, status)
