@@ -100,10 +100,14 @@ class Service:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)
-            ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
+            feeds = await stack.enter_async_context(Feeds(self._tasks))
+            ctx = Context(
+                *(store, self._announce, jobs.defer, self._launcher, mounts, feeds.follower)
+            )
             self._sizes = Sizes(ctx)
+            await feeds.open(ctx)
             await to_thread.run_sync(recover.recover, ctx)
-            feeds = await stack.enter_async_context(Feeds(ctx, self._tasks))
+            await feeds.begin()
             self.access = Access(ctx, feeds.nudge)
             self._feeds = feeds
             self._following = Following(self.access, feeds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from envstack.environment.drift import Look
     from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
+    from envstack.feed.follower import Follower
     from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
     from envstack.model import Chain, EnvId, Environment, LayerId
@@ -49,6 +51,10 @@ class Audience:
     show: Callable[[bytes], None]
 
 
+def _freeze_nothing(_env: EnvId) -> AbstractContextManager[bool]:
+    return nullcontext(False)
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
@@ -56,7 +62,9 @@ class Context:
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
     `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
     of the layers below one that is. `boot` is the id of the boot that is running; `beneath` holds
-    the projects that environments are mounted over.
+    the projects that environments are mounted over. `follower` gives the one that tells what
+    happens to an environment. `freeze` is a context in which what was started in an environment by
+    commands of ours stands still; it gives whether that is all that was inside.
     """
 
     store: Store
@@ -64,11 +72,13 @@ class Context:
     defer: Callable[[Job], None]
     launcher: Launcher
     mounts: Mounts
+    follower: Callable[[EnvId], Follower]
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
     looks: dict[EnvId, Look] = field(default_factory=dict)
     boot: str = field(default_factory=boot_id)
     beneath: Beneath = field(default_factory=Beneath)
+    freeze: Callable[[EnvId], AbstractContextManager[bool]] = _freeze_nothing
 
     def trees(self, env: Environment, chain: Chain) -> tuple[bytes, ...]:
         """Return the directories of a chain of `env`, topmost first, as they can be read now.

@@ -22,12 +22,16 @@ from envstack.model import (
 
 
 class Op(StrEnum):
-    """What a user asked for; each is a row in `ops` once it is done."""
+    """What a user asked for; each is a row in `ops` once it is done.
+
+    `ROLLBACK_BEGIN` is one when it is begun: a rollback in place, whose changes are seen one by one.
+    """
 
     UP = "up"
     DOWN = "down"
     CHECKPOINT = "checkpoint"
     ROLLBACK = "rollback"
+    ROLLBACK_BEGIN = "rollback-begin"
     REBUILD = "rebuild"
     RELAY = "relay"
 
@@ -42,6 +46,8 @@ class Transition:
 
     `after` is the environment as it will be; `states` what becomes of layers; `checkpoint` the
     checkpoint that is born with it; `boot` the boot in which the layers were written that it seals.
+    `discards_before` is set for a rollback in place that discards what is not sealed: in nanoseconds
+    since the epoch, when it began. What is written later is not meant.
     """
 
     op: Op
@@ -49,6 +55,7 @@ class Transition:
     states: dict[LayerId, LayerState] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     boot: str | None = None
+    discards_before: int | None = None
 
     @property
     def sealed(self) -> list[LayerId]:
@@ -80,6 +87,7 @@ def load_transition(text: str) -> Transition:
         states={LayerId(layer): LayerState(state) for layer, state in raw["states"].items()},
         checkpoint=_checkpoint(raw["checkpoint"]) if raw["checkpoint"] else None,
         boot=raw["boot"],
+        discards_before=raw["discards_before"],
     )
 
 
