@@ -248,7 +248,7 @@ class Service:
     async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
         request = checkpoint.Request(
-            mode=params.choice("mode", (checkpoint.AUTO, history.ROTATE, history.LIVE), unbuilt=()),
+            mode=params.choice("mode", (checkpoint.AUTO, history.ROTATE, history.LIVE)),
             message=params.text("message", ""),
             tag=params.optional_text("tag"),
             force=params.flag("force"),
@@ -268,9 +268,9 @@ class Service:
 
     async def _rollback(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
-        params.choice("mode", ("auto", rollback.SWAP), unbuilt=("in-place",))
         dry_run = params.flag("dry_run")
         request = rollback.Request(
+            mode=params.choice("mode", rollback.MODES),
             rev=params.text("rev", "@"),
             discard=params.flag("discard"),
             force=params.flag("force"),
@@ -279,7 +279,7 @@ class Service:
 
         def work(env: Environment) -> Any:
             if dry_run:
-                done = rollback.preview(self._ctx, env, request.rev, check_of(call))
+                done = rollback.preview(self._ctx, env, request, check_of(call))
             else:
                 done = rollback.rollback(self._ctx, env, request)
             return {**shapes.rolled_back(done), **below.known(self._ctx, env)}

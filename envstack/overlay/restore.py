@@ -14,7 +14,7 @@ import stat
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from envstack.overlay.care import Way
+from envstack.overlay.care import go_to, status_at, status_here
 from envstack.overlay.content import copy_bytes, same_bytes
 from envstack.overlay.descent import Descent
 from envstack.overlay.dress import Spot, dress
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from envstack.overlay.exactly import Make, Plan
 
 _MERGED = 0
+_ROOT = b"."
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP}
@@ -68,20 +69,19 @@ class Restoration:
         stays. Done again with another plan, it goes on where it was.
         """
         with Descent(self._roots) as self._place:
-            self._way = Way(self._place)
             for path in self._plan.gone:
                 yield path
                 with self._naming(path):
-                    self._remove(path, self._way.to(path))
+                    self._remove(path, go_to(self._place, path))
             for make in self._plan.made:
                 yield make.path
                 with self._naming(make.path):
-                    self._make(make, self._way.to(make.path))
+                    self._make(make, go_to(self._place, make.path))
             # Last, for a directory's own time changes with what is in it.
             for path in sorted(self._times, key=lambda path: path.split(b"/"), reverse=True):
                 yield path
                 with self._naming(path):
-                    self._put_back_time(path, self._way.to(path))
+                    self._put_back_time(path, go_to(self._place, path))
 
     @contextmanager
     def _naming(self, path: bytes) -> Iterator[None]:
@@ -96,7 +96,7 @@ class Restoration:
             raise
 
     def _remove(self, path: bytes, name: bytes) -> None:
-        status = self._way.status(name)
+        status = status_here(self._place, name)
         if status is None:
             return
         if not self._allows(path, status):
@@ -111,7 +111,7 @@ class Restoration:
 
     def _make(self, make: Make, name: bytes) -> None:
         source = self._source(make, name)
-        now = self._way.status(name)
+        now = status_here(self._place, name)
         if not self._allows(make.path, now):
             self.late.append(make.path)
         elif stat.S_ISDIR(source.st_mode):
@@ -180,7 +180,7 @@ class Restoration:
             else:
                 self._copy(make, name, source)
             made = os.stat(self._temporary, dir_fd=self._here(), follow_symlinks=False)
-            now = self._way.status(name)
+            now = status_here(self._place, name)
             if not self._allows(make.path, now):  # it may have taken its time
                 self.late.append(make.path)
                 return
@@ -209,7 +209,7 @@ class Restoration:
 
     def _link(self, first: bytes) -> None:
         with Descent([self._merged]) as origin:
-            name = Way(origin).to(first)
+            name = go_to(origin, first)
             os.link(
                 name,
                 self._temporary,
@@ -223,7 +223,7 @@ class Restoration:
         dress(original, make.tree.marks, Spot(self._here(), target))
 
     def _put_back_time(self, path: bytes, name: bytes) -> None:
-        now = self._way.status(name)
+        now = status_here(self._place, name)
         accessed, modified = self._times[path]
         if now is not None and stat.S_ISDIR(now.st_mode) and now.st_mtime_ns != modified:
             times = accessed, modified
@@ -231,8 +231,9 @@ class Restoration:
 
     def _note_time(self) -> None:
         """Remember the time of the directory here, before something is done in it."""
-        if self._way.directory not in self._times:
-            self._times[self._way.directory] = _times(os.stat(self._here()))
+        directory = self._place.path(b"").rstrip(b"/") or _ROOT
+        if directory not in self._times:
+            self._times[directory] = _times(os.stat(self._here()))
 
     def _allows(self, path: bytes, now: os.stat_result | None) -> bool:
         """Tell whether a path may be changed; what was done here to one name shows at all."""
@@ -265,6 +266,5 @@ def _opened(name: bytes, flags: int, directory: int, files: ExitStack) -> int:
 
 def _is_same_file(merged: bytes, path: bytes, status: os.stat_result) -> bool:
     with Descent([merged]) as place:
-        way = Way(place)
-        other = way.status(way.to(path))
+        other = status_at(place, path)
     return other is not None and os.path.samestat(other, status)

@@ -24,7 +24,8 @@ from envstack.model import (
 class Op(StrEnum):
     """What a user asked for; each is a row in `ops` once it is done.
 
-    `ROLLBACK_BEGIN` is one when it is begun: a rollback in place, whose changes are seen one by one.
+    `ROLLBACK_BEGIN` is one when it is begun: a rollback in place, whose changes are seen as they
+    are made.
     """
 
     UP = "up"
@@ -46,8 +47,8 @@ class Transition:
 
     `after` is the environment as it will be; `states` what becomes of layers; `checkpoint` the
     checkpoint that is born with it; `boot` the boot in which the layers were written that it seals.
-    `discards_before` is set for a rollback in place that discards what is not sealed: in nanoseconds
-    since the epoch, when it began. What is written later is not meant.
+    `discards_before` is set for a rollback in place that discards what is not sealed: when it
+    began, in nanoseconds since the epoch. What is written later is not meant.
     """
 
     op: Op
@@ -56,6 +57,10 @@ class Transition:
     checkpoint: Checkpoint | None = None
     boot: str | None = None
     discards_before: int | None = None
+
+    def is_in_place(self, env: Environment) -> bool:
+        """Whether it rolls `env` back on the upper that it has, path by path."""
+        return self.op is Op.ROLLBACK and self.after.upper == env.upper
 
     @property
     def sealed(self) -> list[LayerId]:
