@@ -6,24 +6,24 @@ here, for a tree that is made equal to another is to have its times and its link
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+from envstack.overlay.care import status_at
+from envstack.overlay.descent import Descent
 from envstack.overlay.diff import differences
+from envstack.overlay.linked import Inode, Named, linking
 from envstack.overlay.sameness import Sameness, go_on
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from envstack.model import Change
-    from envstack.overlay.descent import Descent
     from envstack.overlay.merged import Entry, LayerTree
-
-Inode = tuple["LayerTree", int]
-"""A file of a layer, whatever names it has there."""
 
 
 class How(Enum):
@@ -70,8 +70,7 @@ class Plan:
 def plan(a: Sequence[LayerTree], b: Sequence[LayerTree], tick: Callable[[], None] = go_on) -> Plan:
     """Return what makes what chain `a` shows equal to what chain `b` shows, both topmost first.
 
-    Names that one layer shows on both sides, so that nobody looks at them, keep the links that they
-    have among themselves alone. Raises as `overlay.diff.differences` does.
+    The first of `a` is the layer that is written. Raises as `overlay.diff.differences` does.
     """
     notes = _Notes()
     gone: list[bytes] = []
@@ -86,20 +85,24 @@ def plan(a: Sequence[LayerTree], b: Sequence[LayerTree], tick: Callable[[], None
             gone.append(path)
         else:
             made[path] = Make(path, found.new, How.DRESS if is_untimely else How.LOOK)
-    first = _regroup(notes.pairs, made)
+    names = [*notes.names, *_added(made.values(), {named.path for named in notes.names})]
+    links = linking(names, made, b, a[0])
+    made |= {path: Make(path, tree, How.REPLACE) for path, tree in links.wrong.items()}
     in_order = sorted(made, key=lambda path: path.split(b"/"))
     return Plan(
-        tuple(reversed(gone)), tuple(made[path] for path in in_order), first, tuple(changes)
+        tuple(reversed(gone)), tuple(made[path] for path in in_order), links.first, tuple(changes)
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """A path that shows no directory on both sides, and one of the two files has other names."""
-
-    path: bytes
-    old: Inode
-    new: Inode
+def _added(makes: Iterable[Make], known: Container[bytes]) -> Iterator[Named]:
+    """Yield what has other names in its layer, of what is to be made and not `known` as such."""
+    for tree, group in groupby(makes, lambda make: make.tree):
+        with Descent([tree.path]) as place:
+            for make in group:
+                status = None if make.path in known else status_at(place, make.path)
+                if status and status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                    then = tree, status.st_ino
+                    yield Named(make.path, None, then, status.st_nlink)
 
 
 @dataclass(slots=True)
@@ -107,7 +110,7 @@ class _Notes:
     """What was noticed beside what differs: where a time alone does, and names of linked files."""
 
     untimely: set[bytes] = field(default_factory=set)
-    pairs: list[_Pair] = field(default_factory=list)
+    names: list[Named] = field(default_factory=list)
 
 
 class _Exactness(Sameness):
@@ -125,8 +128,7 @@ class _Exactness(Sameness):
 
     def same(self, name: bytes, old: Entry, new: Entry) -> bool:
         path = self._place.path(name)
-        if not old.is_dir and not new.is_dir and _is_linked(old.status, new.status):
-            self._notes.pairs.append(_Pair(path, self._inode(old), self._inode(new)))
+        self._note_links(path, old, new)
         if not super().same(name, old, new):
             return False
         if old.status.st_mtime_ns == new.status.st_mtime_ns:
@@ -134,30 +136,12 @@ class _Exactness(Sameness):
         self._notes.untimely.add(path)
         return False
 
+    def _note_links(self, path: bytes, old: Entry, new: Entry) -> None:
+        links = new.status.st_nlink
+        if old.is_dir or new.is_dir or max(old.status.st_nlink, links) == 1:
+            return
+        now, then = self._inode(old), self._inode(new)
+        self._notes.names.append(Named(path, now, then, links))
+
     def _inode(self, entry: Entry) -> Inode:
         return self._trees[entry.tree], entry.status.st_ino
-
-
-def _is_linked(*statuses: os.stat_result) -> bool:
-    return any(status.st_nlink > 1 for status in statuses)
-
-
-def _regroup(pairs: Iterable[_Pair], made: dict[bytes, Make]) -> dict[Inode, bytes]:
-    """Return which path stands for each file of the target; have the wrong names replaced.
-
-    A file that is there now can stand for one file of the target, and that for one now: who comes
-    first has it, and what is not changed comes before what is.
-    """
-    now: dict[Inode, Inode] = {}
-    then: dict[Inode, Inode] = {}
-    first: dict[Inode, bytes] = {}
-    for pair in sorted(pairs, key=lambda pair: (pair.path in made, pair.path)):
-        is_right = (
-            now.setdefault(pair.old, pair.new) == pair.new
-            and then.setdefault(pair.new, pair.old) == pair.old
-        )
-        if not is_right:
-            made[pair.path] = Make(pair.path, pair.new[0], How.REPLACE)
-        elif pair.path not in made:
-            first.setdefault(pair.new, pair.path)
-    return first

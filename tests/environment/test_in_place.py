@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.environment.harness import mounts_at, nothing_changes, refused
+from tests.environment.harness import mounts_at
 from tests.support import trees
 from tests.support.edits import apply, chmod, chown, link, mkdir, remove, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.environment.harness import Bystander, Engine
+    from tests.environment.harness import Engine
     from tests.support.edits import Edit
 
 pytestmark = pytest.mark.kernel
@@ -96,8 +95,11 @@ KINDS: dict[str, tuple[list[Edit], list[Edit]]] = {
     ),
     "the root": ([chmod(".", 0o711)], [chmod(".", 0o1777), chown(".", 5, 6)]),
     "names that are not UTF-8": (
-        [lambda root: (os.mkdir(os.fsencode(root) + b"/\xff\xfe"))],
-        [lambda root: os.rename(os.fsencode(root) + b"/\xff\xfe", os.fsencode(root) + b"/a\n\xfe")],
+        [lambda root: os.mkdir(os.fsencode(root) + b"/\xff\xfe")],
+        [
+            lambda root: os.rmdir(os.fsencode(root) + b"/\xff\xfe"),
+            lambda root: os.mkdir(os.fsencode(root) + b"/a\n\xfe"),
+        ],
     ),
 }
 
@@ -115,8 +117,9 @@ def test_everything_is_as_it_was(engine: Engine, kind: str) -> None:
     assert answer["to"] == first
     assert not trees.differences(trees.snapshot(engine.merged), was)
     assert times(engine.merged) == then
-    in_place(engine, answer["saved"])
-    assert not trees.differences(trees.snapshot(engine.merged), changed)
+    if trees.changes(was, changed):  # links alone are no change, and are not saved
+        in_place(engine, answer["saved"])
+        assert not trees.differences(trees.snapshot(engine.merged), changed)
     in_place(engine, first, discard=True)
     assert not trees.differences(trees.snapshot(engine.merged), was)
     assert times(engine.merged) == then
