@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.environment.harness import mounts_at
+from envstack.environment.steps import Step
+from tests.environment.harness import mounts_at, nothing_changes, refused
 from tests.support import trees
 from tests.support.edits import apply, chmod, chown, link, mkdir, remove, write
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.environment.harness import Engine
+    from tests.environment.harness import Bystander, Engine
     from tests.support.edits import Edit
 
 pytestmark = pytest.mark.kernel
@@ -133,3 +135,181 @@ def times(root: Path) -> dict[str, int]:
             path = os.path.join(directory, name)
             found[os.path.relpath(path, root)] = os.lstat(path).st_mtime_ns
     return found
+
+
+def test_where_somebody_is_inside_it_is_done_in_place_and_says_why(
+    engine: Engine, bystander: Callable[[], Bystander]
+) -> None:
+    engine.write("file")
+    holder = bystander()
+    holder.do("os.chdir(T)")
+    before = mounts_at(engine.merged)
+    dry = engine.rollback("base", dry_run=True)
+    answer = engine.rollback("base")
+    assert (answer["mode"], answer["reason"]) == (dry["mode"], dry["reason"])
+    assert answer["mode"] == "in-place"
+    assert f"(pid {holder.pid}) has cwd" in answer["reason"]
+    assert answer["changes"] == {"added": 0, "modified": 0, "deleted": 1}
+    assert mounts_at(engine.merged) == before
+    assert (engine.row(answer["saved"])["mode"], answer["stranded"]) == ("live", [])
+    assert holder.do("answer = sorted(os.listdir('.'))") == ["dir", "known"]
+    holder.do("os.chdir('/')")
+    answer = engine.rollback(answer["saved"])
+    assert (answer["mode"], answer["reason"]) == ("swap", "nobody is inside")
+    assert answer["changes"] is None
+    assert mounts_at(engine.merged) != before
+
+
+def test_who_is_inside_keeps_directory_watch_and_mapping(
+    engine: Engine, bystander: Callable[[], Bystander]
+) -> None:
+    apply(engine.merged, mkdir("a"), mkdir("a/b"), mkdir("a/b/c"), write("a/b/c/f", "x" * 5000))
+    first = engine.checkpoint()["id"]
+    apply(engine.merged, write("a/b/c/f", "y" * 9000), mkdir("only"), mkdir("only/here"))
+    deep, gone = bystander(), bystander()
+    deep.do("os.chdir(T + '/a/b/c')")
+    deep.do("file = open('f', 'rb'); seen = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)")
+    deep.do(
+        "watch = os.fdopen(int(ctypes.CDLL(None).inotify_init1(0o4000)), 'rb', 0);"
+        "ctypes.CDLL(None).inotify_add_watch(watch.fileno(), b'.', 0x3c0 | 0x2)"
+    )
+    gone.do("os.chdir(T + '/only/here')")
+    inodes = {path: (engine.merged / path).stat().st_ino for path in ("a", "a/b", "a/b/c")}
+    in_place(engine, first)
+    assert {path: (engine.merged / path).stat().st_ino for path in inodes} == inodes
+    assert deep.do("answer = os.getcwd()[-6:], os.listdir('.')") == ["/a/b/c", ["f"]]
+    assert deep.do("answer = open('f').read()") == "x" * 5000
+    assert deep.do("answer = seen[:].decode()") == "y" * 9000, "what is mapped is what it was"
+    assert deep.do("answer = b'f\\0' in watch.read(4096)")
+    assert gone.do("os.getcwd()") == "ENOENT", "the target has no such directory"
+    deep.do("open('new', 'w').write('still here')")
+    assert (engine.merged / "a" / "b" / "c" / "new").read_text() == "still here"
+
+
+@pytest.mark.parametrize(
+    ("hold", "how"),
+    [
+        ("file = open(T + '/file', 'r+')", "writing"),
+        (
+            "file = open(T + '/file', 'r+'); seen = mmap.mmap(file.fileno(), 0)",
+            "mapping-writable",
+        ),
+    ],
+)
+def test_who_goes_on_writing_to_what_is_gone_is_named(
+    engine: Engine, bystander: Callable[[], Bystander], hold: str, how: str
+) -> None:
+    engine.write("file", "first")
+    first = engine.checkpoint()["id"]
+    engine.write("file", "second")
+    engine.write("other", "second")
+    writer, bound = bystander(), bystander()
+    writer.do(hold)
+    bound.do("file = open(T + '/known', 'r+')")
+    answer = in_place(engine, first)
+    (row,) = answer["orphaned"]
+    assert row["pid"] == writer.pid
+    assert how in {hold["what"] for hold in row["holds"]}
+    assert row["holds"][0]["path"].startswith(f"{engine.merged}/file")
+    assert (engine.merged / "file").read_text() == "first"
+
+
+def test_what_is_written_after_the_seal_is_sealed_too(engine: Engine) -> None:
+    engine.write("file", "first")
+    engine.write("log", "first")
+    first = engine.checkpoint()["id"]
+    engine.write("file", "second")
+    engine.write("log", "second")
+    engine.at[Step.REGISTER] = lambda: _once(engine, Step.REGISTER, lambda: _append(engine))
+    answer = in_place(engine, first)
+    assert (engine.merged / "log").read_text() == "first"
+    assert answer["late"] == []
+    assert sorted(os.listdir(engine.merged)) == ["dir", "file", "known", "log"]
+    late = engine.layer_of(answer["saved_meanwhile"])
+    assert (late / "log").read_text() == "second and third"
+    assert (late / "new").read_text() == "new"
+    in_place(engine, answer["saved"])
+    assert (engine.merged / "log").read_text() == "second"
+
+
+def _once(engine: Engine, step: Step, act: Callable[[], object]) -> None:
+    del engine.at[step]
+    act()
+
+
+def _append(engine: Engine) -> None:
+    with open(engine.merged / "log", "a") as file:
+        file.write(" and third")
+    engine.write("new", "new")
+
+
+def test_what_is_written_all_the_time_is_left_and_named(engine: Engine) -> None:
+    engine.write("log", "first")
+    engine.write("file", "first")
+    first = engine.checkpoint()["id"]
+    engine.write("log", "second")
+    engine.write("file", "second")
+    engine.at[Step.REGISTER] = lambda: _append(engine)
+    answer = engine.rollback(first, mode="in-place")
+    engine.at.clear()
+    assert [row["path"] for row in answer["late"]] == ["log"]
+    assert (engine.merged / "file").read_text() == "first"
+    assert (engine.merged / "log").read_text() == "second" + 3 * " and third"
+    assert [row["path"] for row in engine.diff()] == ["log", "new"]
+
+
+def test_a_mount_on_what_must_change_refuses_before_anything_is_done(
+    engine: Engine, run: Callable[..., None]
+) -> None:
+    apply(engine.merged, mkdir("new"), write("dir/inner", "changed"))
+    run("mount", "-t", "tmpfs", "none", str(engine.merged / "new"))
+    try:
+        with nothing_changes(engine), refused(4, "state") as refusal:
+            engine.rollback("base", mode="in-place")
+        assert refusal.hint == f"umount {engine.merged}/new"
+        engine.checkpoint(mode="live")
+        in_place(engine)
+    finally:
+        run("umount", str(engine.merged / "new"))
+
+
+def test_where_it_stops_halfway_nothing_is_lost(engine: Engine, run: Callable[..., None]) -> None:
+    apply(engine.merged, write("a", "1"), write("b", "1"), write("c", "1"))
+    first = engine.checkpoint()["id"]
+    apply(engine.merged, write("a", "2"), write("b", "2"), write("c", "2"))
+    run("chattr", "+i", str(engine.upper / "b"))
+    with refused(1) as refusal:
+        engine.rollback(first, mode="in-place")
+    assert "stopped halfway: Operation not permitted: b" in refusal.message
+    saved = engine.status()["head"]["id"]
+    assert f"`envstack rollback {saved}` takes back" in refusal.hint
+    assert [(row["path"], row["change"]) for row in engine.diff()] == [("a", "modified")]
+    run("chattr", "-i", str(engine.upper / "b"))
+    in_place(engine, saved)
+    assert (engine.merged / "a").read_text() == "2"
+    in_place(engine, first)
+    assert [(engine.merged / name).read_text() for name in "abc"] == ["1", "1", "1"]
+
+
+def test_a_full_disk_stops_it_and_it_is_done_when_there_is_space(
+    make_engine: Callable[..., Engine], filesystem: Callable[[str], Path]
+) -> None:
+    disk = filesystem("tmpfs")
+    engine = make_engine(store=disk / "home", base=[write("known", "known\n")])
+    engine.up()
+    apply(engine.merged, write("big", "1" * (8 << 20)), write("small", "1"))
+    first = engine.checkpoint()["id"]
+    apply(engine.merged, remove("big"), write("small", "2"))
+    engine.checkpoint()
+    room = os.statvfs(disk)
+    with open(disk / "filler", "wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, room.f_bavail * room.f_frsize - (4 << 20))
+    with refused(1) as refusal:
+        engine.rollback(first, mode="in-place", discard=True)
+    assert "No space left on device: big" in refusal.message
+    assert refusal.hint.startswith("free some space")
+    assert sorted(os.listdir(engine.merged)) == ["known", "small"]
+    (disk / "filler").unlink()
+    in_place(engine, first)
+    assert (engine.merged / "big").read_text() == "1" * (8 << 20)
+    assert (engine.merged / "small").read_text() == "1"
