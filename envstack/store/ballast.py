@@ -15,7 +15,7 @@ _SIZE = 1 << 20
 
 _TIGHT = 1 << 20
 _AMPLE = 16 << 20
-"""Bytes free: below the one the ballast is let go, above the other it is held again."""
+"""Bytes free: below the one the ballast is let go, from the other on it is held again."""
 
 
 class Ballast:
@@ -56,7 +56,7 @@ class Ballast:
     @property
     def is_ample(self) -> bool:
         """Whether there is space to spare."""
-        return free(self._directory) > _AMPLE
+        return free(self._directory) >= _AMPLE
 
     def _take(self, path: bytes, size: int) -> bool:
         try:
