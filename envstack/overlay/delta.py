@@ -327,7 +327,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A name in a directory: what is `known` of that, was `base` before, and is to be told `now`."""
+    """A name in a directory, which was `base` before, is `known` as told, and is told `now`."""
 
     path: bytes
     name: str

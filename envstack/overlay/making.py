@@ -99,7 +99,7 @@ class Making:
             status = os.stat(name, dir_fd=self._place.fd(1 + source), follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode) or not self._make_way(path):
                 return None
-            return self._put_link(path, name, status) or self._put(path, name, source, status)
+            return self._put_link(name, status) or self._put(path, name, source, status)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -185,7 +185,7 @@ class Making:
         found = attributes(self._place.full_path(source, name), where, _MARKS)
         return tuple(each for each in found if each[0] != _OPAQUE)
 
-    def _put_link(self, path: bytes, name: bytes, status: os.stat_result) -> Copied | None:
+    def _put_link(self, name: bytes, status: os.stat_result) -> Copied | None:
         """Make another name of what was put before."""
         first = self._links.get(_inode(status)) if status.st_nlink > 1 else None
         if first is None:

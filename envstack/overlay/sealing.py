@@ -7,7 +7,6 @@ when those who can be stopped stand still.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +18,7 @@ from envstack.overlay.root import copy_root, is_like, mark_dressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
 
     from envstack.overlay.delta import Before, Found
     from envstack.overlay.merged import LayerTree
