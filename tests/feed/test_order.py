@@ -237,16 +237,19 @@ def test_a_rollback_in_place_brackets_what_it_changed(
     (sandbox.merged / "new").mkdir()
     (sandbox.merged / "new" / "file").write_text("f")
     (sandbox.merged / "known").write_text("changed\n")
+    story()
+    (sandbox.merged / "just before").write_text("b")
     sandbox.rollback("base", mode="in-place")
     (sandbox.merged / "late").write_text("l")
     told = story()
     begin = told.index("rollback-begin")
     assert sorted(told[:begin]) == [
-        *("a new", "a new/file", "checkpoint saved before rollback to base live"),
-        *("d dir", "d dir/inner", "m known"),
+        "a just before",
+        "checkpoint saved before rollback to base live",
     ]
-    changes = ["a dir", "a dir/inner", "d new", "d new/file", "m known"]
-    assert sorted(told[begin + 1 : -2]) == changes
+    assert sorted(told[begin + 1 : -2]) == [
+        *("a dir", "a dir/inner", "d just before", "d new", "d new/file", "m known"),
+    ]
     assert told[-2:] == ["rollback-end", "a late"]
 
 
