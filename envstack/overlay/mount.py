@@ -113,6 +113,14 @@ def clone(mount: int) -> int:
     return sys.open_tree(b"", sys.OPEN_TREE_CLONE, dir_fd=mount)
 
 
+def mark_as_copy(mount: int) -> None:
+    """Mark a detached copy that is to take the place of the mount that it was made from.
+
+    Who looks for holders then asks for those on the first one too.
+    """
+    sys.mount_setattr(mount, attr_set=sys.MOUNT_ATTR_NODIRATIME)
+
+
 def attach(mount: int, point: bytes) -> None:
     """Attach a detached mount at the directory `point`, over whatever is visible there.
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from envstack.linux import holders, proc, syscalls
+from envstack.linux import holders, opened, proc, syscalls
 from envstack.linux.holders import find_holders
 from envstack.linux.mountinfo import Mount, read_mounts, topmost_at
 from envstack.model import Hold, HoldKind
+from envstack.overlay.mount import mark_as_copy
 from tests.support import trees
 from tests.support.waiting import until
 
@@ -265,6 +266,7 @@ def test_who_is_in_a_mount_detached_lazily_is_found_by_the_superblock(
     with process(*python(f"T = {str(merged)!r}\n{code}")) as pid:
         syscalls.umount(point, syscalls.MNT_DETACH)
         target = os.open(point, os.O_PATH)
+        mark_as_copy(clone)
         syscalls.move_mount(clone, target)
         os.close(target)
         found = held(mount_at(merged))
@@ -287,7 +289,7 @@ def test_files_of_layers_on_two_file_systems_are_found(
 def test_mappings_are_found_where_maps_shows_the_layers_device(
     merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holders, "_MAPS_TELL_OVERLAYS", (1000, 0))
+    monkeypatch.setattr(opened, "_MAPS_TELL_OVERLAYS", (1000, 0))
     name = merged / "a\nb c"
     name.write_text("mapped")
     code = f"f = open({str(name)!r}, 'r+'); m = mmap.mmap(f.fileno(), 0); os.closerange(3, 99)"
