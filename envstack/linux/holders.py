@@ -5,11 +5,11 @@ somebody may have come or gone, so what must hold is left to the kernel's own lo
 
 Whom no list names is found by the kernel's own count (`usage`), and told as unknown: a descriptor
 on its way through a Unix socket or registered with io_uring, a process of a pid namespace that is
-not below ours. Nobody tells of these, where the count does not reach: what goes by a mount that was
-detached lazily, or by a copy that follows this one; a mapping, if that is all a process has, by a
-bind mount that was detached lazily, or of a namespace that the process has left; an overlay that has this one as a layer under a
-name that leads elsewhere now; before Linux 6.12 a namespace that no process is in. A swap file
-cannot be on an overlay at all (EINVAL).
+not below ours. Where the count does not reach, nobody tells of such: what goes by a mount that was
+detached lazily, or by a copy that follows this one. Nor of a mapping, if that is all a process has,
+by a bind mount that was detached lazily, or of a namespace that the process has left; of an overlay
+whose layer this one is under a name that leads elsewhere now; before Linux 6.12 of a namespace that
+no process is in. A swap file cannot be on an overlay at all (EINVAL).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from envstack.linux.attached import held_by_mounts
 from envstack.linux.loops import loops_on
 from envstack.linux.mountinfo import read_mounts
 from envstack.linux.opened import Opened
+from envstack.linux.overlaid import overlaid_on
 from envstack.linux.superblock import Superblock
 from envstack.linux.tasks import NOBODY, survey, tasks_of
 from envstack.model import STRANDABLE, Hold, Holder, HoldKind
@@ -40,7 +41,7 @@ _BY_MOUNT = frozenset({HoldKind.BIND, HoldKind.COPY, HoldKind.MOUNT_INSIDE, Hold
 _UNCOUNTED = frozenset({HoldKind.INOTIFY, HoldKind.OVERLAY})
 """By these a mount is not in use as the kernel counts it."""
 
-CAME_BACK = "nodiratime"
+_CAME_BACK = "nodiratime"
 """Marks a mount that was put back as a copy: whoever was on the first one may be there still, on a
 mount that no table lists. An overlay has no access times of directories to speak of."""
 
@@ -60,9 +61,9 @@ def find_holders(mount: Mount, *, ignore: frozenset[int]) -> tuple[Holder, ...]:
     watch, a path longer than it can tell). Needs root to see all, and `mount` to be there still:
     the device number of a superblock that is gone is soon another's.
     """
-    found = _Search(mount, ignore).run()
+    found = _collected(mount, ignore)
     if not _counted(found) and not _holds_itself(mount, ignore) and usage.is_used(mount):
-        found = _Search(mount, ignore).run()  # who came in meanwhile has a name
+        found = _collected(mount, ignore)  # who came in meanwhile has a name
         if not _counted(found):
             found[_UNKNOWN][Hold(HoldKind.UNKNOWN, mount.point)] = None
     owners = sorted(found, key=lambda owner: (owner, "") if isinstance(owner, int) else (0, owner))
@@ -70,7 +71,26 @@ def find_holders(mount: Mount, *, ignore: frozenset[int]) -> tuple[Holder, ...]:
     return tuple(holder for holder in described if holder is not None)
 
 
+def find_holder(mount: Mount, *, ignore: frozenset[int]) -> Holder | None:
+    """Return one of those whom `find_holders` returns, whoever is found first, or None.
+
+    To know whether anybody is inside takes less than to know all that everybody holds there.
+    """
+    for owner, hold in _Search(mount, ignore).holds():
+        holder = _described(owner, (hold,))
+        if holder is not None and hold.what not in _UNCOUNTED:
+            return holder
+    return next(iter(find_holders(mount, ignore=ignore)), None)
+
+
 _Found = defaultdict[_Owner, dict[Hold, None]]
+
+
+def _collected(mount: Mount, ignore: frozenset[int]) -> _Found:
+    found: _Found = defaultdict(dict)
+    for owner, hold in _Search(mount, ignore).holds():
+        found[owner][hold] = None
+    return found
 
 
 def _counted(found: _Found) -> bool:
@@ -83,13 +103,15 @@ def _holds_itself(mount: Mount, ignore: frozenset[int]) -> bool:
     superblock = Superblock(mount)
     superblock.learn(read_mounts())
     opened = Opened(superblock)
-    groups = (tasks_of(pid) for pid in ignore)
-    holds = (hold for group in groups for hold in _held_by_process(opened, group))
-    return any(hold.what not in _UNCOUNTED for hold in holds)
+    for group in map(tasks_of, ignore):
+        holds = (*opened.places(group), *opened.files(group), *opened.mappings(group, set()))
+        if any(hold.what not in _UNCOUNTED for hold in holds):
+            return True
+    return False
 
 
 class _Search:
-    """One look at everything."""
+    """One look at everything, the cheapest first."""
 
     def __init__(self, mount: Mount, ignore: frozenset[int]) -> None:
         self._mount = mount
@@ -100,51 +122,56 @@ class _Search:
             superblock.learn(mounts)
         self._opened = Opened(superblock)
 
-    def run(self) -> _Found:
-        found: _Found = defaultdict(dict)
-        for owner, hold in self._without_process():
-            found[owner][hold] = None
-        here = _held_but_by_mapping if self._is_unmapped() else _held_by_process
-        copies = (mount for mounts in self._survey.tables for mount in mounts)
-        elsewhere = _held_by_process if self._has(copies) else here
-        ours = {mount.id for mount in self._own}
-        for group in self._survey.groups:
-            look = here if all(task.root in ours for task in group) else elsewhere
-            holds = dict.fromkeys(look(self._opened, group))
-            if holds:
-                found[group[0].pid] |= holds
-        return found
-
-    def _without_process(self) -> Iterator[tuple[_Owner, Hold]]:
+    def holds(self) -> Iterator[tuple[_Owner, Hold]]:
+        """Yield everything that is held; of one owner not all need come in a row."""
         for pid, hold in held_by_mounts(self._mount, self._own, self._survey.foreign):
             yield _MOUNT if pid is None else _UNKNOWN if pid == NOBODY else pid, hold
         yield from loops_on(self._mount.device)
+        yield from self._overlaid()
+        to_map = self._who_may_map()  # as it is now: who comes later has come in meanwhile
+        programs: dict[int, set[bytes]] = defaultdict(set)
+        for group in self._survey.groups:
+            pid = group[0].pid
+            for hold in (*self._opened.places(group), *self._opened.files(group)):
+                if hold.what is HoldKind.PROGRAM:
+                    programs[pid].add(hold.path)
+                yield pid, hold
+        for group in to_map:
+            pid = group[0].pid
+            for hold in self._opened.mappings(group, programs[pid]):
+                yield pid, hold
 
-    def _is_unmapped(self) -> bool:
-        """Tell whether nobody of this namespace has a mapping: to look for them takes the most.
+    def _overlaid(self) -> Iterator[tuple[_Owner, Hold]]:
+        """Yield the overlays that have this one as a layer, each once, wherever it is mounted."""
+        seen: set[str] = set()
+        tables: list[tuple[_Owner, list[Mount], bytes]] = [(_MOUNT, self._own, b"")]
+        for pid, mounts in self._survey.foreign.items():
+            if pid != NOBODY:
+                tables.append((pid, mounts, b"/proc/%d/root" % pid))
+        for owner, table, root in tables:
+            for device, hold in overlaid_on(self._mount, table, root):
+                if device not in seen:
+                    seen.add(device)
+                    yield owner, hold
+
+    def _who_may_map(self) -> list[list[Task]]:
+        """Return the processes that may have a mapping: to look for them takes the most.
 
         What is mapped counts as a use of the mount by which it was opened. There must be no other:
         none that a table lists, and none that somebody took away from its place.
         """
         others = [mount for mount in self._own if mount.id != self._mount.id]
-        was_taken_away = CAME_BACK in self._mount.options
-        return not was_taken_away and not self._has(others) and usage.is_idle(self._mount)
+        was_taken_away = _CAME_BACK in self._mount.options
+        if was_taken_away or self._has(others) or not usage.is_idle(self._mount):
+            return self._survey.groups
+        if not self._has(mount for mounts in self._survey.tables for mount in mounts):
+            return []
+        ours = {mount.id for mount in self._own}
+        groups = self._survey.groups
+        return [group for group in groups if any(task.root not in ours for task in group)]
 
     def _has(self, mounts: Iterable[Mount]) -> bool:
         return any(mount.device == self._mount.device for mount in mounts)
-
-
-def _held_by_process(opened: Opened, group: list[Task]) -> Iterator[Hold]:
-    """Yield in which ways the threads of one process hold the superblock."""
-    found = list(_held_but_by_mapping(opened, group))
-    yield from found
-    programs = {hold.path for hold in found if hold.what is HoldKind.PROGRAM}
-    yield from opened.mappings(group, programs)
-
-
-def _held_but_by_mapping(opened: Opened, group: list[Task]) -> Iterator[Hold]:
-    yield from opened.places(group)
-    yield from opened.files(group)
 
 
 def _described(owner: _Owner, holds: Iterable[Hold]) -> Holder | None:

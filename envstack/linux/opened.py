@@ -42,28 +42,31 @@ class Opened:
         """Yield the directories and the program that the threads of one process have there."""
         for task in tasks:
             for kind, mount, name in (
-                (HoldKind.CWD, None, b"cwd"),
+                (HoldKind.CWD, task.cwd, b"cwd"),
                 (HoldKind.ROOT, task.root, b"root"),
                 (HoldKind.PROGRAM, task.program, b"exe"),
             ):
-                with suppress(*proc.GONE):
-                    path = b"/proc/%d/%s" % (task.tid, name)
-                    if self._superblock.has(mount or proc.mount_of(path), path):
-                        yield Hold(kind, self._shown(path))
+                if self._superblock.knows(mount) is not False:
+                    with suppress(*proc.GONE):
+                        path = b"/proc/%d/%s" % (task.tid, name)
+                        if self._superblock.has(mount, path):
+                            yield Hold(kind, self._shown(path))
 
     def files(self, tasks: Sequence[Task]) -> Iterator[Hold]:
         """Yield what their descriptors are there."""
         for task in tasks:
             with suppress(*proc.GONE):
                 for name in os.listdir(b"/proc/%d/fd" % task.tid):
-                    with suppress(*proc.GONE):
-                        path = b"/proc/%d/fd/%s" % (task.tid, name)
+                    path = b"/proc/%d/fd/%s" % (task.tid, name)
+                    try:
                         mount = proc.mount_of(path)
                         if self._superblock.knows(mount) is not False:
                             yield from self._file(task, name, path, mount)
+                    except proc.GONE:
+                        continue
 
     def mappings(self, tasks: Sequence[Task], programs: set[bytes]) -> Iterator[Hold]:
-        """Yield what is mapped there, but for the `programs` that run there: they are, of course."""
+        """Yield what is mapped there, but for the `programs` that run: those are, of course."""
         for task in tasks:
             with suppress(*proc.GONE):
                 content = proc.read(b"/proc/%d/maps" % task.tid)

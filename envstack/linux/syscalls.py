@@ -59,6 +59,7 @@ OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 
 AT_STATX_DONT_SYNC = 0x4000
+_STATX_MNT_ID_UNIQUE = 0x4000
 
 KCMP_FILES = 2
 KCMP_FS = 3
@@ -100,7 +101,8 @@ class _FileHandle(ctypes.Structure):
 
 class _Statx(ctypes.Structure):
     _fields_ = (
-        ("head", ctypes.c_uint8 * 0x90),
+        ("stx_mask", ctypes.c_uint32),
+        ("head", ctypes.c_uint8 * (0x90 - 4)),
         ("stx_mnt_id", ctypes.c_uint64),
         ("rest", ctypes.c_uint8 * (256 - 0x98)),
     )
@@ -339,6 +341,18 @@ def mount_id(path: bytes, *, dir_fd: int = AT_FDCWD) -> int:
     if _libc.statx(dir_fd, path, flags, 0, ctypes.byref(buffer)) == -1:
         _check(-1, f"statx {os.fsdecode(path)}")
     return int(buffer.stx_mnt_id)
+
+
+def unique_mount_id(path: bytes) -> int | None:
+    """Return the id of the mount that `path` lies on which no other mount ever has (Linux 6.8).
+
+    A later mount has a greater one. None on an older kernel.
+    """
+    buffer = _Statx()
+    flags, mask = AT_STATX_DONT_SYNC, _STATX_MNT_ID_UNIQUE
+    if _libc.statx(AT_FDCWD, path, flags, mask, ctypes.byref(buffer)) == -1:
+        _check(-1, f"statx {os.fsdecode(path)}")
+    return int(buffer.stx_mnt_id) if buffer.stx_mask & mask else None
 
 
 def shares(one: int, other: int, what: int) -> bool:

@@ -22,12 +22,13 @@ NOBODY = 0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A thread, and the mounts that its program and its root lie on."""
+    """A thread, and the mounts that its program, its root and its cwd lie on."""
 
     pid: int
     tid: int
     program: int
     root: int
+    cwd: int
 
 
 def tasks_of(pid: int) -> list[Task]:
@@ -39,9 +40,13 @@ def tasks_of(pid: int) -> list[Task]:
     found = []
     with suppress(*proc.GONE):
         for tid in proc.distinct_threads(pid):
-            with suppress(*proc.GONE):
-                links = [b"/proc/%d/%s" % (tid, name) for name in (b"exe", b"root")]
-                found.append(Task(pid, tid, *map(proc.mount_of, links)))
+            try:
+                program = proc.mount_of(b"/proc/%d/exe" % tid)
+                root = proc.mount_of(b"/proc/%d/root" % tid)
+                cwd = proc.mount_of(b"/proc/%d/cwd" % tid)
+            except proc.GONE:
+                continue
+            found.append(Task(pid, tid, program, root, cwd))
     return found
 
 

@@ -1,10 +1,10 @@
 """Whether anybody at all uses a mount: what the kernel counts, whoever it is.
 
 umount2(2) with MNT_EXPIRE answers EBUSY for a mount that is in use, and for one that is not it
-leaves a mark and answers EAGAIN; the next use takes the mark away, and only a second call that finds
-it unmounts. Counted are cwds, roots, open files and mappings, whoever owns them: a descriptor in
-flight, io_uring, a loop device, the kernel itself. Not counted are inotify watches, and what goes by
-another mount of the same superblock (measured on Linux 6.18: 6 us, and nobody notices).
+leaves a mark and answers EAGAIN; the next use takes the mark away, and only a second call that
+finds it unmounts. Counted are cwds, roots, open files and mappings, whoever owns them: a descriptor
+in flight, io_uring, a loop device, the kernel itself. Not counted are inotify watches, and what
+goes by another mount of the superblock (measured on Linux 6.18: 6 us, and nobody notices).
 """
 
 from __future__ import annotations
