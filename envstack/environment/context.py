@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from envstack.linux.boot import boot_id
 from envstack.linux.mountinfo import reached_at, read_mounts, topmost_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from envstack.environment.drift import Look
     from envstack.environment.exchange import Mounts
@@ -49,6 +50,12 @@ class Audience:
     show: Callable[[bytes], None]
 
 
+@contextmanager
+def freeze_nothing(_env: EnvId) -> Iterator[bool]:
+    """Let nobody stand still."""
+    yield False
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
@@ -56,7 +63,8 @@ class Context:
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
     `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
     of the layers below one that is. `boot` is the id of the boot that is running; `beneath` holds
-    the projects that environments are mounted over.
+    the projects that environments are mounted over. `freeze` lets those who are inside by our
+    commands stand still, for as long as its context lasts; it yields whether there were any.
     """
 
     store: Store
@@ -69,6 +77,7 @@ class Context:
     looks: dict[EnvId, Look] = field(default_factory=dict)
     boot: str = field(default_factory=boot_id)
     beneath: Beneath = field(default_factory=Beneath)
+    freeze: Callable[[EnvId], AbstractContextManager[bool]] = freeze_nothing
 
     def trees(self, env: Environment, chain: Chain) -> tuple[bytes, ...]:
         """Return the directories of a chain of `env`, topmost first, as they can be read now.
