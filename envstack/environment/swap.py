@@ -4,7 +4,7 @@ The order is what keeps every promise, so it stands in one place, `swap`:
 
     register    the intent is durable, it names the new upper and all that will be committed
     prepare     the new upper exists
-    build       the new overlay exists, attached nowhere
+    build       the new overlay exists, attached nowhere, with what is mounted inside (`carry`)
     lock        nobody writes through the old mount any more; the new root gets its metadata
     beneath     the new overlay waits under the old mount
     detach      the new overlay shows; at no instant was the mount point empty
@@ -29,7 +29,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from envstack.environment import views
+from envstack.environment import carry, views
 from envstack.environment.context import Pair, mount_source, now
 from envstack.environment.history import head_chain, merged_trees
 from envstack.environment.refusal import refused_layer
@@ -120,9 +120,11 @@ def _make_ready(
     old = overlay.open_mount(env.mount)
     undo.callback(os.close, old)
     require_top(env.mount, mount_id(b"", dir_fd=old), mount.id)
+    carried = ctx.mounts.exchange.carry(mount, new, transition.op)
     ctx.announce(Step.LOCK)
     _lock(old, transition)
     undo.callback(overlay.unlock_mount, old)
+    carry.require_carried(mount, carried, transition.op)
     # Now that nobody can change the root that is to be like. Through the overlay, because it
     # remembers what its upper's root was like when it was built.
     dress_root(ctx, after, b"/proc/self/fd/%d" % new)
