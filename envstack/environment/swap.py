@@ -44,6 +44,8 @@ from envstack.overlay.root import copy_root, mark_dressed
 from envstack.store.records import ON_ANOTHER_CHAIN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from envstack.environment.context import Context
     from envstack.linux.mountinfo import Mount
     from envstack.model import Environment
@@ -55,17 +57,29 @@ _WORKDIR_ROOM = 1 << 20
 """Bytes: with less, it is want of space that made the kernel mount an overlay read-only."""
 
 
-def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -> Transition:
+def agree() -> None:
+    """Let an exchange take place."""
+
+
+def swap(
+    ctx: Context,
+    env: Environment,
+    mount: Mount,
+    transition: Transition,
+    vet: Callable[[], None] = agree,
+) -> Transition:
     """Replace `mount`, that of `env`, by that of `transition.after`; return what was committed.
 
     Nobody may be inside who must not be stranded. Raises Held if somebody goes on writing, and
-    StateError if something was mounted over it meanwhile, with nothing changed.
+    StateError if something was mounted over it meanwhile, with nothing changed; and so what `vet`
+    raises, which is called when nobody can write through the old mount any more.
     """
     ctx.announce(Step.REGISTER)
     ctx.store.db.begin(transition)
     with ExitStack() as undo:
-        undo.callback(_take_back, ctx, env, transition.after.upper)
+        undo.callback(take_back, ctx, env, transition.after.upper)
         pair = _make_ready(ctx, env, mount, transition, undo)
+        vet()
         ctx.mounts.exchange.begin(ctx, env, pair)
         undo.pop_all()
     with ExitStack() as unfinished:  # what fails from here on is settled by the next request
@@ -102,7 +116,8 @@ def require_top(point: bytes, top: int, expected: int) -> None:
         raise StateError(f"{shown} was covered by another mount", f"umount {shown}; try again")
 
 
-def _take_back(ctx: Context, env: Environment, upper: LayerId) -> None:
+def take_back(ctx: Context, env: Environment, upper: LayerId) -> None:
+    """Give up an exchange that has not happened, with the upper that was made for it."""
     ctx.store.db.abandon(env.id, [upper])
     ctx.defer(lambda: discard(ctx, upper))
 

@@ -22,7 +22,7 @@ from envstack.model import (
 
 
 class Op(StrEnum):
-    """What a user asked for; each is a row in `ops` once it is done."""
+    """What a user asked for, or `FRESH`, nobody; each is a row in `ops` once it is done."""
 
     UP = "up"
     DOWN = "down"
@@ -30,9 +30,10 @@ class Op(StrEnum):
     ROLLBACK = "rollback"
     REBUILD = "rebuild"
     RELAY = "relay"
+    FRESH = "fresh"
 
 
-ON_ANOTHER_CHAIN = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY})
+ON_ANOTHER_CHAIN = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY, Op.FRESH})
 """What puts a fresh upper on another chain, and may find that there was nothing to save."""
 
 

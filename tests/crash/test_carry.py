@@ -1,4 +1,4 @@
-"""A daemon killed while it carries over what is mounted inside leaves one of each, with its data."""
+"""A daemon killed while it carries over what is mounted inside leaves one of each, and the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT = [step for step in (*SWAP, Step.SEAL) if step is not Step.REGISTER]
 
 
 def points(box: Crashbox) -> list[bytes]:
-    """Return where anything is mounted at the merged tree and below, once a mount, hidden or not."""
+    """Return where anything is mounted at the merged tree and below, hidden ones too."""
     place = os.fsencode(box.merged)
     return sorted(each.point for each in read_mounts() if each.point.startswith(place))
 
