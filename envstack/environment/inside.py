@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from envstack.environment.context import visible_mount
 from envstack.errors import Held
-from envstack.linux.holders import find_holders
+from envstack.linux.holders import find_holder, find_holders
 from envstack.linux.left_below import find_left_below
 from envstack.model import HoldKind
 
@@ -15,11 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from envstack.linux.mountinfo import Mount
-    from envstack.model import Environment, Holder
+    from envstack.model import Environment, Hold, Holder
 
 
 _MOUNTS = frozenset({HoldKind.BIND, HoldKind.COPY, HoldKind.MOUNT_INSIDE})
 _LEAVE = "leave the merged tree (cd), or end what is named"
+
+
+def is_anybody_inside(mount: Mount, ignore: frozenset[int]) -> bool:
+    """Tell whether anybody is inside: that takes less than to find all who are."""
+    return find_holder(mount, ignore=ignore) is not None
 
 
 def require_nobody(mount: Mount, ignore: frozenset[int], what: str) -> None:
@@ -36,7 +42,8 @@ def require_strandable(
     """Return the holders that `force` leaves behind: none without it.
 
     Raises Held where somebody is inside and `force` is not given, or does not reach: a file open
-    for writing, a bind mount, a mount inside would lose data.
+    for writing and a bind mount would lose data. What is mounted inside is nobody to be left
+    behind: the exchange carries it over, or refuses.
     """
     holders = find_holders(mount, ignore=ignore)
     if holders and not force:
@@ -45,14 +52,29 @@ def require_strandable(
             _unmounting(holders[0]) or f"{_LEAVE}; --force leaves behind who only looks",
             holders,
         )
-    harmed = tuple(holder for holder in holders if not holder.strandable)
+    left = tuple(filter(None, (_without_carried(mount, holder) for holder in holders)))
+    harmed = tuple(holder for holder in left if not holder.strandable)
     if harmed:
         raise Held(
             f"cannot {what}, not even with --force: {describe(harmed)}",
             _unmounting(harmed[0]) or "close what is open for writing and take off what is mounted",
             harmed,
         )
-    return holders
+    return left
+
+
+def _without_carried(mount: Mount, holder: Holder) -> Holder | None:
+    """Return a holder without those of its mounts that an exchange of `mount` carries over."""
+    if holder.pid is not None:
+        return holder
+    holds = tuple(hold for hold in holder.holds if not _is_carried(mount, hold))
+    return replace(holder, holds=holds) if holds else None
+
+
+def _is_carried(mount: Mount, hold: Hold) -> bool:
+    """Tell a mount inside from one that covers the tree, or lies in another mount of it."""
+    is_within = hold.path.startswith(mount.point + b"/")
+    return hold.what is HoldKind.MOUNT_INSIDE and is_within
 
 
 def left_below(env: Environment, ignore: frozenset[int]) -> tuple[Holder, ...]:

@@ -295,6 +295,8 @@ class Follower:
                 yield _mount("mounted" if operation.op is Op.UP else "swapped")
                 if is_swapped:
                     yield from self._differences(before, after)
+            case Op.FRESH if before.wanted:
+                yield _mount("swapped")  # and shows what the old one showed
             case Op.DOWN:
                 yield _mount("unmounted")
 
