@@ -33,6 +33,7 @@ from envstack.environment import (
     down,
     drift,
     durability,
+    enter,
     exchange,
     history,
     inside,
@@ -44,6 +45,7 @@ from envstack.environment import (
 )
 from envstack.environment.base import Request
 from envstack.environment.context import Context
+from envstack.environment.groups import Groups
 from envstack.environment.sizes import Sizes
 from envstack.errors import EnvstackError, NotUp
 from envstack.rpc import shapes
@@ -100,8 +102,10 @@ class Service:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)
-            ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
+            groups = Groups(self._home, self._launcher)
+            ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts, groups)
             self._sizes = Sizes(ctx)
+            await to_thread.run_sync(groups.recover)
             await to_thread.run_sync(recover.recover, ctx)
             feeds = await stack.enter_async_context(Feeds(ctx, self._tasks))
             self.access = Access(ctx, feeds.nudge)
@@ -135,6 +139,7 @@ class Service:
             "env.status": self._status,
             "env.glance": self._glance,
             "env.list": self._list,
+            "env.enter": self._enter,
             "env.checkpoint": self._checkpoint,
             "env.rollback": self._rollback,
             "env.log": self._log,
@@ -240,6 +245,12 @@ class Service:
             except EnvstackError:
                 if self._ctx.store.db.knows(env.id):  # else it was purged meanwhile
                     raise
+
+    async def _enter(self, _call: Call, raw: dict[str, Any]) -> Any:
+        def work(env: Environment) -> Any:
+            return shapes.entrance(enter.enter(self._ctx, env))
+
+        return await self.access.seen(Params(raw), work)
 
     async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)

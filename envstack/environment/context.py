@@ -16,9 +16,11 @@ from envstack.linux.mountinfo import reached_at, read_mounts, topmost_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from envstack.environment.drift import Look
     from envstack.environment.exchange import Mounts
+    from envstack.environment.groups import Groups
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
@@ -54,7 +56,7 @@ class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
 
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
-    `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
+    `groups` are of those whom `run` and `shell` started. `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
     of the layers below one that is. `boot` is the id of the boot that is running; `beneath` holds
     the projects that environments are mounted over.
     """
@@ -64,6 +66,7 @@ class Context:
     defer: Callable[[Job], None]
     launcher: Launcher
     mounts: Mounts
+    groups: Groups
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
     looks: dict[EnvId, Look] = field(default_factory=dict)

@@ -29,7 +29,7 @@ KINDS = ("dir", "archive", "image", "git", "run")
 NOT_YET = frozenset({"archive", "image", "git"})
 """Kinds that are known here and that nothing builds."""
 
-RESERVED = frozenset({"root", "workdir", "cmd", "extends", "platform", "insecure", "submodules"})
+RESERVED = frozenset({"workdir", "cmd", "extends", "platform", "insecure", "submodules"})
 """Keys that have no meaning yet and will have one."""
 
 
@@ -199,6 +199,9 @@ class Stack(_Model):
 
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Variables for commands that run in the merged tree; values are text, so quote numbers."""
+
+    root: bool = Field(None)
+    """Whether commands have the merged tree as their root: if it has /bin/sh, when not given."""
 
     watch: Watch = Watch()
     """What the change feed leaves out."""
