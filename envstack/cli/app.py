@@ -17,6 +17,7 @@ from envstack.cli import (
     environments,
     history,
     log,
+    run as running,
     stack,
     status,
     trust,
@@ -168,6 +169,8 @@ def _program() -> typer.Typer:
     program.command(cls=diff.DiffCommand)(diff.diff)
     program.command(cls=watch.WatchCommand)(watch.watch)
     program.command(cls=Command)(watch.sync)
+    program.command(cls=running.RunCommand)(running.run)
+    program.command(cls=Command)(running.shell)
     for extra in (doctor.doctor, completion.completion):
         program.command(cls=Command)(extra)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")

@@ -103,7 +103,10 @@ class Service:
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)
             groups = Groups(self._home, self._launcher)
-            ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts, groups)
+            ctx = Context(
+                *(store, self._announce, jobs.defer, self._launcher, mounts, groups),
+                freeze=groups.freeze,
+            )
             self._sizes = Sizes(ctx)
             await to_thread.run_sync(groups.recover)
             await to_thread.run_sync(recover.recover, ctx)

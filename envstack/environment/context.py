@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,8 +16,7 @@ from envstack.linux.boot import boot_id
 from envstack.linux.mountinfo import reached_at, read_mounts, topmost_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Iterator, Sequence
 
     from envstack.environment.drift import Look
     from envstack.environment.exchange import Mounts
@@ -38,6 +38,16 @@ _ANOTHER_STORE = (
 
 Progress = Callable[[str], None]
 """Told what is being done; raises Cancelled when nobody wants it any more."""
+
+
+Freeze = Callable[["EnvId"], AbstractContextManager[bool]]
+"""Lets those stand still who were started in an environment; yields whether all of them do."""
+
+
+@contextmanager
+def freeze_nobody(_env: EnvId) -> Iterator[bool]:
+    """Let everybody go on."""
+    yield False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class Context:
     looks: dict[EnvId, Look] = field(default_factory=dict)
     boot: str = field(default_factory=boot_id)
     beneath: Beneath = field(default_factory=Beneath)
+    freeze: Freeze = freeze_nobody
 
     def trees(self, env: Environment, chain: Chain) -> tuple[bytes, ...]:
         """Return the directories of a chain of `env`, topmost first, as they can be read now.
