@@ -17,11 +17,13 @@ from envstack.cli import (
     environments,
     history,
     log,
-    run as running,
     stack,
     status,
     trust,
     watch,
+)
+from envstack.cli import (
+    run as running,
 )
 from envstack.cli.command import Command, Group, Json, begin
 from envstack.cli.output import Output, PipeClosedError

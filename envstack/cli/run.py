@@ -31,7 +31,7 @@ _LISTED = 20
 """How many changes of a command are shown."""
 
 _SHELL = b"/bin/sh"
-_SHOWN_AT = b"/tmp/.envstack"  # noqa: S108 - inside, on a file system of its own
+_SHOWN_AT = b"/tmp/.envstack"
 """Where a shell inside a root file system finds what it reads for its prompt."""
 
 _Command = Annotated[list[str] | None, typer.Argument(metavar="CMD…", hidden=True)]
@@ -151,10 +151,11 @@ class _Visit:
     def here(cls, out: Output, *, has_network: bool) -> _Visit:
         calls.require_root()
         standing = place.standing()
-        target = place.here()
-        # By the stack file: a checkpoint may put another upper in the place of this one.
-        stack = calls.ask(out, target, "env.glance")["stack"]
-        return cls(out, {"stack": stack}, standing, has_network)
+        return cls(out, place.here(), standing, has_network)
+
+    def settle(self) -> None:
+        """Know the environment by its stack file: a checkpoint may exchange the upper."""
+        self.target = {"stack": self.ask("env.glance")["stack"]}
 
     def ask(self, method: str, **params: Any) -> Any:
         return calls.ask(self.out, self.target, method, **params)
@@ -191,7 +192,10 @@ class _Visit:
         if row["root"] or not self.has_network:
             sandbox = self._sandbox(row, shown)
             return self._run_in(sandbox, Program(words, environ, b"/", group))
-        program = Program(words, environ, self._directory(row), group)
+        directory = self._directory(row)
+        if directory != self.standing.path:
+            environ = environ | {b"PWD": directory}
+        program = Program(words, environ, directory, group)
         if stays or group is None:  # without a group it may be stopped, which nobody is to see
             from envstack.cli import supervise
 
@@ -201,10 +205,10 @@ class _Visit:
     def _run_in(self, sandbox: Sandbox, program: Program) -> int:
         from envstack.cli import supervise
 
-        sandbox.check(program.words[0], program.environ.get(b"PATH", os.fsencode(os.defpath)))
         reading, writing = os.pipe()
         report = Report(reading)
         words = (*sandbox.words(writing), *program.words)
+        sandbox.check(program.words[0], program.environ.get(b"PATH", os.fsencode(os.defpath)))
         inner = Program(words, program.environ, program.directory, program.group)
 
         def become() -> NoReturn:
@@ -248,6 +252,7 @@ def _run_between_checkpoints(
     out: Output, visit: _Visit, words: tuple[bytes, ...], message: str
 ) -> int:
     """Seal, run a command, seal again, and show what it changed; return its exit code."""
+    visit.settle()
     before = visit.ask("env.checkpoint", message=f"before: {message}")["id"]
     code = visit.run(words, stays=True)
     try:
@@ -260,7 +265,9 @@ def _run_between_checkpoints(
         if code:
             way_back = f"envstack rollback {before[: text.ID_SHOWN]}"
             name = text.name(os.fsdecode(words[0]))
-            out.tell(out.paint_errors("yellow", f"{name} ended with {code}; to go back: {way_back}"))
+            out.tell(
+                out.paint_errors("yellow", f"{name} ended with {code}; to go back: {way_back}")
+            )
     return code
 
 

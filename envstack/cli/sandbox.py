@@ -60,7 +60,7 @@ class Sandbox:
             words += [b"--bind", self.root, b"/", b"--proc", b"/proc", b"--dev", b"/dev"]
             # With the pseudo-terminals of outside: the user's own is one of them.
             words += [b"--dev-bind", b"/dev/pts", b"/dev/pts"]
-            words += [b"--perms", b"1777", b"--tmpfs", b"/tmp"]  # noqa: S108 - inside
+            words += [b"--perms", b"1777", b"--tmpfs", b"/tmp"]
             words += self._resolver() if self.has_network else ()
         for where, directory in self.shown.items():
             words += [b"--ro-bind", directory, where]
@@ -78,7 +78,7 @@ class Sandbox:
         """Yield the mode of what is at `path` inside, if anything is."""
         root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            inside = os.path.join(self.directory, path).lstrip(b"/")
+            inside = os.path.join(self.directory, path).lstrip(b"/") or b"."
             with suppress(OSError):  # whatever keeps us from it keeps it from being executed
                 opened = open_in_root(root, inside, os.O_PATH)
                 try:
@@ -113,8 +113,8 @@ class Sandbox:
         finally:
             os.close(root)
         link = os.path.join(self.root, path)
-        target = os.readlink(link) if os.path.islink(link) else b""
-        return os.path.normpath(os.path.join(b"/", os.path.dirname(path), target or path))
+        target = os.readlink(link) if os.path.islink(link) else os.path.basename(path)
+        return os.path.normpath(os.path.join(b"/", os.path.dirname(path), target))
 
 
 class Report:

@@ -31,13 +31,18 @@ _RECORD = b"stopped-"
 """How the names of files in the store begin that say who was stopped, where there is no cgroup."""
 
 
+def family_of(home: bytes) -> bytes:
+    """Return the family of the groups of the store at `home`."""
+    return hashlib.sha256(os.path.realpath(home)).hexdigest()[:16].encode()
+
+
 class Groups:
     """The groups of the environments whose store is at `home`; `guards` thaw when we cannot."""
 
     def __init__(self, home: bytes, guards: Guards) -> None:
         self._home = home
         self._guards = guards
-        self._family = hashlib.sha256(os.path.realpath(home)).hexdigest()[:16].encode()
+        self._family = family_of(home)
         self._cgroups: dict[EnvId, set[Cgroup]] = defaultdict(set)
         self._marked: set[EnvId] = set()
 

@@ -74,9 +74,7 @@ def frozen(groups: Sequence[Group], guards: Guards, within: float = _WITHIN) -> 
         yield Held(whole=whole)
 
 
-def _freeze(
-    groups: Sequence[Group], guards: Guards, within: float, thawing: ExitStack
-) -> bool:
+def _freeze(groups: Sequence[Group], guards: Guards, within: float, thawing: ExitStack) -> bool:
     deadline = time.monotonic() + within
     try:
         for group in groups:
