@@ -54,7 +54,7 @@ class Program:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
             signal.signal(number, signal.SIG_DFL)
         try:
-            os.execvpe(self.words[0], self.words, self.environ)
+            os.execvpe(self.words[0], self.words, self.environ)  # noqa: S606 - what it is for
         except OSError as error:
             is_there = not isinstance(error, FileNotFoundError | NotADirectoryError)
             name = os.fsdecode(self.words[0])

@@ -1,4 +1,4 @@
-"""The user's shell with a mark in its prompt that tells where one is; no file of the user's changes.
+"""The user's shell with a mark in its prompt that tells where one is; no file of theirs changes.
 
 bash, zsh and fish read a file of ours beside the user's own (`shells/`); any other shell finds the
 mark in PS1.
@@ -30,7 +30,7 @@ class Shell:
 
 
 def marked(shell: bytes, files: bytes, environ: Mapping[bytes, bytes]) -> Shell:
-    """Return `shell` with a mark; `files` is where it finds `FILES`, `environ` what it will have."""
+    """Return `shell` with a mark; it finds `FILES` at `files`, and will have `environ`."""
     match os.path.basename(shell):
         case b"bash":
             return Shell((shell, b"--rcfile", os.path.join(files, b"prompt.bash")))

@@ -196,11 +196,12 @@ class _Visit:
         if directory != self.standing.path:
             environ = environ | {b"PWD": directory}
         program = Program(words, environ, directory, group)
-        if stays or group is None:  # without a group it may be stopped, which nobody is to see
-            from envstack.cli import supervise
+        if group is not None and not stays:
+            program.become()
+        # Without a group it may be stopped by a signal, which nobody outside is to see.
+        from envstack.cli import supervise
 
-            return supervise.run(lambda: self._become(program), lambda pid: pid)
-        program.become()
+        return supervise.run(lambda: self._become(program), lambda pid: pid)
 
     def _run_in(self, sandbox: Sandbox, program: Program) -> int:
         from envstack.cli import supervise

@@ -14,6 +14,7 @@ import shutil
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from typing import TYPE_CHECKING
 
 from envstack.cli.program import CannotRun
@@ -121,25 +122,25 @@ class Report:
     """What bwrap tells of the command, at the reading end of its pipe."""
 
     def __init__(self, reading: int) -> None:
-        self._pipe = open(reading, "rb", buffering=0)
+        self._pipe = FileIO(reading)
         self._said = b""
 
     def child(self, monitor: int) -> int:
         """Wait for the command's process id and return it; that of `monitor` if it never comes."""
         while b"\n" not in self._said and (more := self._pipe.read(4096)):
             self._said += more
-        return int(self._value("child-pid", monitor))
+        return self._value("child-pid") or monitor
 
     def has_run(self) -> bool:
         """Tell, at the end, whether there was a command: else it is bwrap that has failed."""
         self._said += self._pipe.read() or b""
         self._pipe.close()
-        return self._value("exit-code", None) is not None
+        return self._value("exit-code") is not None
 
-    def _value(self, key: str, default: int | None) -> int | None:
+    def _value(self, key: str) -> int | None:
         for line in self._said.splitlines():
             with suppress(ValueError):
                 if key in (row := json.loads(line)):
                     value: int = row[key]
                     return value
-        return default
+        return None

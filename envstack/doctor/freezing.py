@@ -1,4 +1,4 @@
-"""How commands can be made to stand still for a checkpoint: tried with a group that nobody is in."""
+"""How commands can be made to stand still for a checkpoint: tried with an empty group."""
 
 from __future__ import annotations
 

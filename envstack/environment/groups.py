@@ -1,4 +1,4 @@
-"""Which processes were started in an environment by `run` and `shell`, and to have them stand still.
+"""The processes that were started in an environment by `run` and `shell`, and their standing still.
 
 Owns the groups of each environment while the daemon runs: made when somebody enters, found again by
 a daemon that starts, removed when they are empty. How a group is frozen is the business of `linux`.

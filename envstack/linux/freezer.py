@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _WITHIN = 0.5
-"""Seconds: a process that cannot be frozen by then waits for a disk or a server, uninterruptibly."""
+"""Seconds: who cannot be frozen by then waits for a disk or a server, uninterruptibly."""
 
 
 class Group(Protocol):
@@ -81,7 +81,7 @@ def _freeze(groups: Sequence[Group], guards: Guards, within: float, thawing: Exi
             guards.hold(group.order)
             thawing.callback(_thaw, group, guards)
             group.freeze()
-        return all([group.stands_still(deadline) for group in groups])
+        return all(group.stands_still(deadline) for group in groups)
     except (EnvstackError, OSError) as error:
         _log.warning("what was started in the merged tree goes on: %s", error)
         return False

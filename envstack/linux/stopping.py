@@ -41,7 +41,7 @@ class _Process:
 
 @dataclass(slots=True)
 class Marked:
-    """The processes of the group `name`; those that are stopped are written to the file `record`."""
+    """The processes of the group `name`; who is stopped is written to the file `record`."""
 
     name: bytes
     record: bytes
