@@ -66,7 +66,7 @@ class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
 
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
-    `groups` are of those whom `run` and `shell` started, and `freeze` has them stand still. `faults`
+    `groups` are of those whom `run` and `shell` started; `freeze` has them stand still. `faults`
     says why an environment that is wanted up could not be mounted, `looks` what is known of the
     layers below one that is. `boot` is the id of the boot that is running; `beneath` holds the
     projects that environments are mounted over.

@@ -138,7 +138,9 @@ def find(family: bytes) -> Iterator[tuple[bytes, Cgroup]]:
             found = _OURS.match(path)
             if found and found[2] == ours and found[3]:
                 name = found[3].partition(b"/")[0]
-                yield name, Cgroup(kind, os.path.join(found[1], ours, name))
+                directory = os.path.join(found[1], ours, name)
+                if os.path.isdir(directory):  # of a zombie it may be gone
+                    yield name, Cgroup(kind, directory)
 
 
 def forget(family: bytes) -> None:

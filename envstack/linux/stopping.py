@@ -78,17 +78,18 @@ class Marked:
         return not any(True for _ in self._running())
 
     def _running(self) -> Iterator[_Process]:
-        """Yield those that run: who was stopped by somebody else is left as he is.
-
-        This process and its children are none of them, whatever their environment.
-        """
+        """Yield those that run: who was stopped by somebody else is left as he is."""
         table = dict(_table())
-        keeper = os.getpid()
         marked = {pid for pid in table if _has_mark(pid, self.name)}
         for process in table.values():
-            line = _ancestry(process, table)
-            if keeper not in line and not marked.isdisjoint(line) and process.state not in _STILL:
+            is_ours = not marked.isdisjoint(_ancestry(process, table))
+            if is_ours and process.state not in _STILL:
                 yield process
+
+
+def leave() -> None:
+    """Have what this process starts be in no group, unlike itself perhaps."""
+    os.environ.pop(VARIABLE.decode(), None)
 
 
 def let_go(record: bytes) -> None:
@@ -138,10 +139,10 @@ def _has_mark(pid: int, name: bytes) -> bool:
 
 
 def _ancestry(process: _Process, table: dict[int, _Process]) -> set[int]:
-    """Return the ids of a process and of all above it."""
-    line = set()
+    """Return the ids of a process and of all above it, up to this one: that is nobody's."""
+    line: set[int] = set()
     at: _Process | None = process
-    while at is not None and at.pid not in line:
+    while at is not None and at.pid not in line and at.pid != os.getpid():
         line.add(at.pid)
         at = table.get(at.parent)
     return line

@@ -35,21 +35,24 @@ ROOT = Path(__file__).parents[2]
 WITHIN = 20.0
 
 _COUNTER = """
-import mmap, os, sys
+import ctypes, mmap, os, signal, sys, time
 with open(sys.argv[1], "r+b") as file:
     count = mmap.mmap(file.fileno(), 8)
 if len(sys.argv) > 2:
     open(sys.argv[2], "w").write("0")
 for _ in range(int(os.environ["CHILDREN"])):
     if os.fork() == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         os.setsid()
         break
 own = 0
 while True:
     own += 1
     count[:] = own.to_bytes(8, "little")
+    time.sleep(0.0001)
 """
-"""Counts in memory that everybody sees, after it has joined the group that it is told."""
+"""Counts in memory that everybody sees, after it has joined the group that it is told. Its children
+have sessions of their own, and end with it."""
 
 _FORKS = """
 import os, sys
@@ -115,11 +118,10 @@ class Way:
         return [os.fsdecode(word) for word in (self.kind, self.group.path, b"")]
 
     def close(self) -> None:
-        if isinstance(self.group, Cgroup):
-            self.group.thaw()
-            for pid in (self.group.path and _members(self.group.path)) or []:
-                waiting.kill(pid, signal.SIGKILL, "a member")
+        """End everybody in the group."""
+        self.group.thaw()
         self._stack.close()
+        waiting.until(self.group.is_empty, "an empty group")
 
 
 @dataclass(frozen=True)
@@ -137,38 +139,39 @@ class Counter:
         waiting.until(lambda: self.value() != before, "a process that runs", within)
 
     def stands_still(self) -> bool:
-        """Tell whether nothing is counted for a hundred times as long as a count takes."""
+        """Tell whether nothing is counted for many times as long as a count takes."""
         before = self.value()
-        time.sleep(0.01)
+        time.sleep(0.02)
         return self.value() == before
 
 
-def _members(path: bytes) -> list[int]:
-    return [int(pid) for pid in Path(os.fsdecode(path), "cgroup.procs").read_text().split()]
-
-
 @pytest.fixture(params=[cgroup.V2, cgroup.V1, stopping.KIND], ids=bytes.decode)
-def way(request: pytest.FixtureRequest, directory: Callable[[], Path]) -> Iterator[Way]:
-    """Each way to have processes stand still, with a group that nobody is in."""
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Each way to have processes stand still; groups are made in that way alone."""
     kind: bytes = request.param
-    where = directory()
-    if kind == stopping.KIND:
-        made = Way(kind, Marked(b"group", os.fsencode(where / "record")), where)
-        yield made
-        made.close()
-        assert not (where / "record").exists()
-        return
     places = dict(cgroup._places())
-    if kind not in places:
+    if kind not in (*places, stopping.KIND):
         needs.lack(f"a {kind.decode()} hierarchy")
-    group = Cgroup(kind, os.path.join(places[kind], b"test-" + token_hex(8).encode()))
-    os.mkdir(group.path)
+    only = [(kind, places[kind])] if kind in places else []
+    monkeypatch.setattr(cgroup, "_places", lambda: iter(only))
+    return kind
+
+
+@pytest.fixture
+def way(kind: bytes, directory: Callable[[], Path]) -> Iterator[Way]:
+    """A group that nobody is in."""
+    where, family = directory(), token_hex(8).encode()
+    group = cgroup.make(family, b"group") or Marked(b"group", os.fsencode(where / "record"))
     made = Way(kind, group, where)
-    yield made
-    made.close()
-    waiting.until(group.is_empty, "an empty group")
-    group.remove()
-    assert not os.path.exists(group.path)
+    try:
+        yield made
+    finally:
+        made.close()
+        if isinstance(group, Cgroup):
+            group.remove()
+            cgroup.forget(family)
+    assert list(cgroup.find(family)) == []
+    assert not (where / "record").exists()
 
 
 @pytest.fixture
@@ -211,34 +214,30 @@ def test_they_go_on_within_a_second_when_their_keeper_is_killed(way: Way) -> Non
 
 
 def test_a_daemon_that_starts_thaws_what_keeper_and_guard_left_frozen(
-    way: Way, home: Path, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+    kind: bytes, home: Path, launcher: Launcher
 ) -> None:
     """Both were killed at once."""
     home.mkdir()
     groups = Groups(os.fsencode(home), launcher)
     env = EnvId("abcd" * 4)
-    if isinstance(way.group, Marked):
-        way.group.record = os.path.join(os.fsencode(home), b"stopped-" + env.encode())
-    else:
-        kinds = dict(cgroup._places())
-        monkeypatch.setattr(cgroup, "_places", lambda: iter([(way.kind, kinds[way.kind])]))
-        way.group = groups.enter(env) or way.group
-    counter = way.counter(children=2)
-    with _keeper(way) as keeper:
-        whole, guard = _said(keeper)
-        os.kill(int(guard), signal.SIGSTOP)
-        keeper.kill()
-        os.kill(int(guard), signal.SIGKILL)
-        assert whole == "True"
-        assert counter.stands_still()
-        groups.recover()
-        counter.runs(within=1.0)
-    if isinstance(way.group, Cgroup):
-        way.close()
-        waiting.until(way.group.is_empty, "an empty group")
-        groups.clear(env)
-        assert list(cgroup.find(groups._family)) == []
-    way.close()
+    group = groups.enter(env) or Marked(b"group", os.fsencode(home / f"stopped-{env}"))
+    own = Way(kind, group, home)
+    try:
+        counter = own.counter(children=2)
+        with _keeper(own) as keeper:
+            whole, guard = _said(keeper)
+            os.kill(int(guard), signal.SIGSTOP)
+            keeper.kill()
+            os.kill(int(guard), signal.SIGKILL)
+            assert whole == "True"
+            assert counter.stands_still()
+            groups.recover()
+            counter.runs(within=1.0)
+    finally:
+        own.close()
+    groups.clear(env)
+    assert list(cgroup.find(groups._family)) == []
+    assert not list(home.glob("stopped*"))
 
 
 def _keeper(way: Way) -> subprocess.Popen[bytes]:
