@@ -354,11 +354,17 @@ class Trusted:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The answer to `checkpoint`: `stranded` are the holders that `--force` left behind."""
+    """The answer to `checkpoint`: `stranded` are the holders that `--force` left behind.
+
+    `reason` says why it was made in its mode, a clause for people; `unstable` are the paths that
+    changed while they were copied.
+    """
 
     checkpoint: Checkpoint
     duration_ms: float
     stranded: tuple[Holder, ...] = field(default=())
+    reason: str = ""
+    unstable: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

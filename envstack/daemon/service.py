@@ -257,8 +257,8 @@ class Service:
 
     async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
-        params.choice("mode", ("auto", checkpoint.ROTATE), unbuilt=("live",))
         request = checkpoint.Request(
+            mode=params.choice("mode", (checkpoint.AUTO, history.ROTATE, history.LIVE), unbuilt=()),
             message=params.text("message", ""),
             tag=params.optional_text("tag"),
             force=params.flag("force"),
@@ -268,7 +268,8 @@ class Service:
         sync = params.flag("sync")
 
         def work(env: Environment) -> Any:
-            return checkpoint.checkpoint(self._ctx, env, request), below.known(self._ctx, env)
+            made = checkpoint.checkpoint(self._ctx, env, request, check_of(call))
+            return made, below.known(self._ctx, env)
 
         made, changed = await self.access.on_environment(params, work)
         if sync:

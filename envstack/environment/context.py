@@ -40,16 +40,6 @@ Progress = Callable[[str], None]
 """Told what is being done; raises Cancelled when nobody wants it any more."""
 
 
-Freeze = Callable[["EnvId"], AbstractContextManager[bool]]
-"""Lets those stand still who were started in an environment; yields whether all of them do."""
-
-
-@contextmanager
-def freeze_nobody(_env: EnvId) -> Iterator[bool]:
-    """Let everybody go on."""
-    yield False
-
-
 @dataclass(frozen=True, slots=True)
 class Audience:
     """Who waits for the answer: `tell` takes how far it has come, `show` what a command prints.
@@ -61,15 +51,22 @@ class Audience:
     show: Callable[[bytes], None]
 
 
+@contextmanager
+def freeze_nothing(_env: EnvId) -> Iterator[bool]:
+    """Let nobody stand still."""
+    yield False
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
 
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
-    `groups` are of those whom `run` and `shell` started; `freeze` has them stand still. `faults`
-    says why an environment that is wanted up could not be mounted, `looks` what is known of the
-    layers below one that is. `boot` is the id of the boot that is running; `beneath` holds the
-    projects that environments are mounted over.
+    `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
+    of the layers below one that is. `boot` is the id of the boot that is running; `beneath` holds
+    the projects that environments are mounted over. `groups` are of those who are inside by our
+    commands; `freeze` lets them stand still, for as long as its context lasts, and yields whether
+    there were any and all do.
     """
 
     store: Store
@@ -83,7 +80,7 @@ class Context:
     looks: dict[EnvId, Look] = field(default_factory=dict)
     boot: str = field(default_factory=boot_id)
     beneath: Beneath = field(default_factory=Beneath)
-    freeze: Freeze = freeze_nobody
+    freeze: Callable[[EnvId], AbstractContextManager[bool]] = freeze_nothing
 
     def trees(self, env: Environment, chain: Chain) -> tuple[bytes, ...]:
         """Return the directories of a chain of `env`, topmost first, as they can be read now.

@@ -78,6 +78,7 @@ def purge(ctx: Context, env: Environment) -> None:
     ctx.announce(Step.FORGET)
     ctx.store.db.purge(env.id)
     ctx.store.journal.forget(env.id)
+    ctx.store.seals.forget(env.id)
     for layer in layers:
         discard(ctx, layer)
     remove_mount_point(env)

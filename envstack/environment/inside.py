@@ -27,7 +27,7 @@ def require_nobody(mount: Mount, ignore: frozenset[int], what: str) -> None:
     holders = find_holders(mount, ignore=ignore)
     if holders:
         way_out = _unmounting(holders[0]) or _LEAVE
-        raise Held(f"cannot {what}: {_describe(holders)}", way_out, holders)
+        raise Held(f"cannot {what}: {describe(holders)}", way_out, holders)
 
 
 def require_strandable(
@@ -41,14 +41,14 @@ def require_strandable(
     holders = find_holders(mount, ignore=ignore)
     if holders and not force:
         raise Held(
-            f"cannot {what}: {_describe(holders)}",
+            f"cannot {what}: {describe(holders)}",
             _unmounting(holders[0]) or f"{_LEAVE}; --force leaves behind who only looks",
             holders,
         )
     harmed = tuple(holder for holder in holders if not holder.strandable)
     if harmed:
         raise Held(
-            f"cannot {what}, not even with --force: {_describe(harmed)}",
+            f"cannot {what}, not even with --force: {describe(harmed)}",
             _unmounting(harmed[0]) or "close what is open for writing and take off what is mounted",
             harmed,
         )
@@ -70,7 +70,7 @@ def _unmounting(holder: Holder) -> str:
     return f"{enter}umount {os.fsdecode(hold.path)}"
 
 
-def _describe(holders: Iterable[Holder]) -> str:
+def describe(holders: Iterable[Holder]) -> str:
     """Return holders as a clause: what the first of them has, and how many more there are."""
     first, *others = holders
     return _clause(first) + (f", and {len(others)} more are inside" if others else "")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from envstack.environment.checkpoint import (
     is_untouched,
-    new_checkpoint,
     sealed_chain,
 )
 from envstack.environment.context import now, require_mount, since
@@ -16,6 +15,7 @@ from envstack.environment.durability import make_durable, require_whole
 from envstack.environment.history import (
     count,
     merged_trees,
+    new_checkpoint,
     resolve,
     tally,
 )

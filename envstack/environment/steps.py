@@ -9,13 +9,20 @@ class Step(StrEnum):
     """Announced before it is taken, so that a test can stop a sequence between any two."""
 
     STAGE = "stage"
-    """`up`: write down the layers that will be built."""
+    """`up`, and a live checkpoint: write down the layers that will be built."""
     COPY = "copy"
     """`up`: build one layer below `staging/`."""
     RUN = "run"
     """`up`: run the command of a layer on top of those below it, its upper below `staging/`."""
     PUBLISH = "publish"
-    """`up`: move a built layer to its place."""
+    """`up`, and a live checkpoint: move a built layer to its place."""
+
+    COPY_CHANGES = "copy-changes"
+    """Live checkpoint: copy what changed into a layer below `staging/`."""
+    FREEZE = "freeze"
+    """Live checkpoint: let those inside stand still who can be made to."""
+    CATCH_UP = "catch-up"
+    """Live checkpoint: copy what changed meanwhile, and give the layer its root's metadata."""
 
     REGISTER = "register"
     """Write the intent; it names the new upper and all that is to be committed."""
@@ -37,6 +44,8 @@ class Step(StrEnum):
     """`down`: take the mount off."""
     COMMIT = "commit"
     """Make the new state the truth."""
+    REMEMBER = "remember"
+    """Live checkpoint: write down what the upper held."""
 
     SEAL = "seal"
     """Off the path: make the old superblock read-only."""

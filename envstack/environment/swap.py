@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING
 
 from envstack.environment import views
 from envstack.environment.context import Pair, mount_source, now
+from envstack.environment.history import head_chain, merged_trees
 from envstack.environment.refusal import refused_layer
 from envstack.environment.steps import Step
-from envstack.environment.trees import layer_trees, upper_tree
+from envstack.environment.trees import layer_trees
 from envstack.errors import EnvstackError, Held, StateError, Unsupported
 from envstack.linux.syscalls import mount_id
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
@@ -167,9 +168,9 @@ def _is_clean(ctx: Context, env: Environment) -> bool:
 
 
 def is_dirty(ctx: Context, env: Environment) -> bool:
-    """Tell whether the merged tree differs from the chain that its upper stands on."""
-    lowers = layer_trees(ctx, env, env.lowers)
-    return differs(lowers, (upper_tree(ctx, env.upper), *lowers))
+    """Tell whether the merged tree differs from what the head shows."""
+    head = layer_trees(ctx, env, head_chain(ctx, env))
+    return differs(head, merged_trees(ctx, env))
 
 
 def build(ctx: Context, env: Environment) -> int:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from envstack import stackfile
 from envstack.environment import drift, views
 from envstack.environment.base import build_base
-from envstack.environment.checkpoint import is_untouched, new_checkpoint, sealed_chain
+from envstack.environment.checkpoint import is_untouched, sealed_chain
 from envstack.environment.context import now, require_mount, visible_mount
 from envstack.environment.durability import make_durable
-from envstack.environment.history import count
+from envstack.environment.history import count, new_checkpoint
 from envstack.environment.inside import require_nobody
 from envstack.environment.keys import outdated
 from envstack.environment.mounting import (

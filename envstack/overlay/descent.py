@@ -92,6 +92,19 @@ class Descent:
                 os.close(opened.pop(depth))
         return self._names.pop()
 
+    def go(self, path: bytes) -> None:
+        """Go to a directory by its path, relative to the roots; b"" is their own place."""
+        names = path.split(b"/") if path else []
+        common = 0
+        for one, other in zip(names, self._names, strict=False):
+            if one != other:
+                break
+            common += 1
+        while len(self._names) > common:
+            self.leave()
+        for name in names[common:]:
+            self.enter(name)
+
     def fd(self, tree: int) -> int:
         """Return the directory of `tree` at this place, to be used before the next call of `fd`."""
         fd = self._open[tree].get(len(self._names))
@@ -100,6 +113,10 @@ class Descent:
     def path(self, name: bytes) -> bytes:
         """Return the path of an entry at this place, relative to the roots."""
         return b"/".join([*self._names, name])
+
+    def root(self, tree: int) -> bytes:
+        """Return the root of `tree`."""
+        return self._roots[tree]
 
     def full_path(self, tree: int, name: bytes) -> bytes:
         """Return the path of an entry of `tree`, for messages."""

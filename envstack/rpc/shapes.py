@@ -205,6 +205,8 @@ def sealed(value: Sealed) -> Json:
     return {
         **checkpoint(value.checkpoint),
         "duration_ms": value.duration_ms,
+        "reason": value.reason,
+        "unstable": [path_text(path) for path in value.unstable],
         "stranded": [holder(row) for row in value.stranded],
     }
 

@@ -1,0 +1,264 @@
+"""A layer made of a live upper, on those made before, shows what the mount showed; each by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support import trees
+from tests.support.livestage import Stage
+from tests.support.profiles import COMMON, IS_LONG
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.ground import Ground
+    from tests.support.trees import Tree
+
+    Act = Callable[[Path], object]
+
+pytestmark = pytest.mark.kernel
+
+
+def base(layer: Path) -> None:
+    """A layer with one of everything."""
+    (layer / "d/e/f").mkdir(parents=True)
+    (layer / "d/e/f/deep").write_text("deep")
+    (layer / "d/e/one").write_text("one")
+    (layer / "d/two").write_text("two")
+    (layer / "file").write_text("file")
+    (layer / "link").symlink_to("file")
+    os.mkfifo(layer / "pipe")
+    (layer / "empty").mkdir()
+    os.setxattr(layer / "file", "user.colour", b"red")
+    os.setxattr(layer / "d", "user.colour", b"red")
+
+
+@pytest.fixture
+def stage(directory: Callable[[], Path]) -> Iterator[Stage]:
+    stage = Stage(directory(), base)
+    with stage.mounted():
+        yield stage
+
+
+def alone(tree: Tree) -> Tree:
+    """Forget which names are links of one file: in a chain those are one that changed together."""
+    return {path: replace(entry, group=None) for path, entry in tree.items()}
+
+
+def remake(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def listen(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.seek(8 << 20)
+        file.write(b"end")
+        file.truncate(16 << 20)
+
+
+def unreadable(path: Path) -> None:
+    path.write_text("secret")
+    path.chmod(0)
+
+
+def replace_by(path: Path, act: Act) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    act(path)
+
+
+NULL = os.makedev(1, 3)
+
+STORIES: dict[str, list[Act]] = {
+    "a file is added, changed, deleted": [
+        lambda t: (t / "new").write_text("1"),
+        lambda t: (t / "new").write_text("2"),
+        lambda t: (t / "new").unlink(),
+    ],
+    "a lower file is changed, deleted, made again": [
+        lambda t: (t / "d/two").write_text("2"),
+        lambda t: (t / "d/two").unlink(),
+        lambda t: (t / "d/two").write_text("3"),
+    ],
+    "a lower directory is deleted, made anew, filled": [
+        lambda t: shutil.rmtree(t / "d"),
+        lambda t: (t / "d").mkdir(),
+        lambda t: (t / "d/e").mkdir(),
+        lambda t: (t / "d/e/one").write_text("another"),
+        lambda t: shutil.rmtree(t / "d"),
+    ],
+    "a lower directory is remade twice": [
+        lambda t: remake(t / "d/e"),
+        lambda t: (t / "d/e/x").write_text("x"),
+        lambda t: remake(t / "d/e"),
+    ],
+    "a directory of the upper alone is remade": [
+        lambda t: ((t / "n").mkdir(), (t / "n/a").write_text("a")),
+        lambda t: (remake(t / "n"), (t / "n/b").write_text("b")),
+        lambda t: remake(t / "n"),
+    ],
+    "directories change places": [
+        lambda t: [((t / n).mkdir(), (t / n / n).write_text(n)) for n in ("p", "q")],
+        lambda t: (
+            os.rename(t / "p", t / "r"),
+            os.rename(t / "q", t / "p"),
+            os.rename(t / "r", t / "q"),
+        ),
+        lambda t: os.rename(t / "p", t / "q/inside"),
+    ],
+    "a file becomes a directory and back": [
+        lambda t: replace_by(t / "file", lambda p: (p / "below").mkdir(parents=True)),
+        lambda t: (t / "file/below/x").write_text("x"),
+        lambda t: replace_by(t / "file", lambda p: p.write_text("a file again")),
+        lambda t: replace_by(t / "file", lambda p: p.mkdir()),
+    ],
+    "a directory becomes a file, a link, a fifo, a socket, a device": [
+        lambda t: replace_by(t / "d", lambda p: p.write_text("file")),
+        lambda t: replace_by(t / "d", lambda p: p.symlink_to("empty")),
+        lambda t: replace_by(t / "d", os.mkfifo),
+        lambda t: replace_by(t / "d", listen),
+        lambda t: replace_by(t / "d", lambda p: os.mknod(p, stat.S_IFCHR | 0o640, NULL)),
+        lambda t: replace_by(t / "d", lambda p: p.mkdir()),
+    ],
+    "modes, owners and attributes change": [
+        lambda t: ((t / "file").chmod(0o4711), (t / "d/e").chmod(0o700)),
+        lambda t: os.chown(t / "link", 1, 2, follow_symlinks=False),
+        lambda t: (
+            os.setxattr(t / "d", "user.new", b""),
+            os.removexattr(t / "file", "user.colour"),
+        ),
+        lambda t: os.setxattr(t / "file", "trusted.overlay.opaque", b"y"),
+        lambda t: os.removexattr(t / "d", "user.new"),
+    ],
+    "the root's own change": [
+        lambda t: t.chmod(0o700),
+        lambda t: os.setxattr(t, "user.new", b"1"),
+        lambda t: (os.removexattr(t, "user.new"), os.chown(t, 1, 1)),
+    ],
+    "names are no UTF-8": [
+        lambda t: os.mkdir(os.fsencode(t) + b"/\xff" + b"\xfe" * 254),
+        lambda t: open(os.fsencode(t) + b"/\xff" + b"\xfe" * 254 + b"/ \n", "w").close(),
+        lambda t: os.rmdir(os.fsencode(t) + b"/empty"),
+    ],
+    "sparse, empty and unreadable files": [
+        lambda t: (sparse(t / "sparse"), (t / "nothing").touch(), unreadable(t / "secret")),
+        lambda t: (t / "secret").write_text("another"),
+    ],
+}
+
+
+@pytest.mark.parametrize("by_record", [True, False])
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES.keys())
+def test_each_chain_shows_what_the_mount_showed(
+    stage: Stage, story: list[Act], by_record: bool
+) -> None:
+    told = []
+    for act in [lambda _: None, *story, lambda _: None]:
+        act(stage.merged)
+        before = trees.snapshot(stage.merged)
+        stage.seal(by_record=by_record)
+        told.append((list(stage.chain), before))
+    assert trees.snapshot(stage.merged) == told[-1][1], "the mount shows what it did"
+    for chain, tree in told:
+        with stage.shown(chain) as shown:
+            assert not trees.differences(alone(trees.snapshot(shown)), alone(tree))
+
+
+NAMES = st.sampled_from(
+    ["a", "b", "c", "d", "d/e", "d/e/one", "d/two", "a/a", "a/b", "b/a", "file"]
+)
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                *("write", "append", "mkdir", "remove", "rename", "link", "symlink"),
+                *("chmod", "fifo", "attribute", "remake"),
+            ]
+        ),
+        NAMES,
+        NAMES,
+    ),
+    max_size=6,
+)
+
+
+def do(tree: Path, number: int, what: str, one: str, other: str) -> None:
+    """Do it if it can be done."""
+    path = tree / one
+    with suppress(OSError):
+        match what:
+            case "write":
+                path.write_text(f"{number}")
+            case "append":
+                with path.open("a") as file:
+                    file.write(f"{number}")
+            case "mkdir":
+                path.mkdir()
+            case "remove":
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            case "rename":
+                path.rename(tree / other)
+            case "link":
+                os.link(path, tree / other, follow_symlinks=False)
+            case "symlink":
+                path.symlink_to(other)
+            case "chmod":
+                path.chmod(0o700 + number % 0o100)
+            case "fifo":
+                os.mkfifo(path)
+            case "attribute":
+                os.setxattr(path, "user.a", b"%d" % number)
+            case "remake":
+                remake(path)
+
+
+CHAPTERS = st.lists(st.tuples(EDITS, EDITS, st.booleans(), st.booleans()), min_size=1, max_size=6)
+
+
+@settings(COMMON, max_examples=2000 if IS_LONG else 40)
+@given(chapters=CHAPTERS)
+def test_so_does_any_chain_after_any_edits(
+    ground: Ground, chapters: list[tuple[list[tuple[str, str, str]], ...]]
+) -> None:
+    """Half of the edits are made while a layer is being filled."""
+    place = ground.fresh("s")
+    place.mkdir()
+    try:
+        stage, told, number = Stage(place, base), [], 0
+
+        def edit(edits: list[tuple[str, str, str]]) -> None:
+            nonlocal number
+            for each in edits:
+                number += 1
+                do(stage.merged, number, *each)
+
+        with stage.mounted():
+            for before, between, by_record, frozen in chapters:
+                edit(before)
+                if frozen:
+                    stage.seal(by_record=by_record, frozen=True, between=lambda: edit(between))
+                else:
+                    stage.seal(by_record=by_record)
+                told.append((list(stage.chain), trees.snapshot(stage.merged)))
+            for chain, tree in told:
+                with stage.shown(chain) as shown:
+                    found = trees.differences(alone(trees.snapshot(shown)), alone(tree))
+                    assert not found, "\n".join(found)
+    finally:
+        trees.remove(place)
