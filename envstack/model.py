@@ -330,6 +330,20 @@ class Brought:
 
 
 @dataclass(frozen=True, slots=True)
+class Entrance:
+    """What a command is given that is to run in the merged tree of `env`.
+
+    `variables` go over the user's own. Where `is_root`, the tree is its root directory. `group` is
+    a file to which it writes "0" first: then what it starts can be frozen together.
+    """
+
+    env: Environment
+    variables: dict[str, str]
+    is_root: bool
+    group: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """What a stack file would run: the layers' names with their commands, and with which `env`.
 

@@ -34,6 +34,7 @@ from envstack.environment import (
     down,
     drift,
     durability,
+    enter,
     exchange,
     history,
     inside,
@@ -45,6 +46,7 @@ from envstack.environment import (
 )
 from envstack.environment.base import Request
 from envstack.environment.context import Context
+from envstack.environment.groups import Groups
 from envstack.environment.sizes import Sizes
 from envstack.errors import EnvstackError, NotUp
 from envstack.rpc import shapes
@@ -102,11 +104,15 @@ class Service:
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)
             feeds = await stack.enter_async_context(Feeds(self._tasks))
+            groups = Groups(self._home, self._launcher)
             ctx = Context(
-                *(store, self._announce, jobs.defer, self._launcher, mounts, feeds.follower)
+                *(store, self._announce, jobs.defer, self._launcher, mounts),
+                *(feeds.follower, groups),
+                freeze=groups.freeze,
             )
             self._sizes = Sizes(ctx)
             await feeds.open(ctx)
+            await to_thread.run_sync(groups.recover)
             await to_thread.run_sync(recover.recover, ctx)
             await feeds.begin()
             self.access = Access(ctx, self._worked)
@@ -148,6 +154,7 @@ class Service:
             "env.status": self._status,
             "env.glance": self._glance,
             "env.list": self._list,
+            "env.enter": self._enter,
             "env.checkpoint": self._checkpoint,
             "env.rollback": self._rollback,
             "env.log": self._log,
@@ -253,6 +260,12 @@ class Service:
             except EnvstackError:
                 if self._ctx.store.db.knows(env.id):  # else it was purged meanwhile
                     raise
+
+    async def _enter(self, _call: Call, raw: dict[str, Any]) -> Any:
+        def work(env: Environment) -> Any:
+            return shapes.entrance(enter.enter(self._ctx, env))
+
+        return await self.access.seen(Params(raw), work)
 
     async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from envstack.environment.drift import Look
     from envstack.environment.exchange import Mounts
+    from envstack.environment.groups import Groups
     from envstack.environment.steps import Step
     from envstack.feed.follower import Follower
     from envstack.linux.launcher import Launcher
@@ -65,8 +66,9 @@ class Context:
     `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
     of the layers below one that is. `boot` is the id of the boot that is running; `beneath` holds
     the projects that environments are mounted over. `follower` gives the one that tells what
-    happens to an environment, in a worker thread. `freeze` lets those who are inside by our
-    commands stand still, for as long as its context lasts; it yields whether there were any.
+    happens to an environment, in a worker thread. `groups` are of those who are inside by our
+    commands; `freeze` lets them stand still, for as long as its context lasts, and yields whether
+    there were any and all do.
     """
 
     store: Store
@@ -75,6 +77,7 @@ class Context:
     launcher: Launcher
     mounts: Mounts
     follower: Callable[[EnvId], Follower]
+    groups: Groups
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
     looks: dict[EnvId, Look] = field(default_factory=dict)

@@ -73,10 +73,13 @@ _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _SYS_FSPICK = 433
+_SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 
 _SYS_KCMP = {"x86_64": 312, "ppc64le": 354, "s390x": 343}.get(os.uname().machine, 272)
 """Older than the common numbers; most architectures have it from their generic table."""
+
+_RESOLVE_IN_ROOT = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -88,6 +91,14 @@ class _MountAttr(ctypes.Structure):
         ("attr_clr", ctypes.c_uint64),
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
     )
 
 
@@ -257,6 +268,22 @@ def mount(source: bytes, target: bytes, fstype: bytes, flags: int, options: byte
     _check(
         _libc.mount(source, target, fstype, ctypes.c_ulong(flags), options),
         f"mount {os.fsdecode(target)}",
+    )
+
+
+def open_in_root(root: int, path: bytes, flags: int) -> int:
+    """Open `path` as a process would whose root is the directory under `root` (openat2(2)).
+
+    Symbolic links, absolute ones too, are resolved beneath it.
+    """
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=_RESOLVE_IN_ROOT)
+    return _syscall(
+        _SYS_OPENAT2,
+        f"openat2 {os.fsdecode(path)}",
+        ctypes.c_int(root),
+        path,
+        ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
     )
 
 

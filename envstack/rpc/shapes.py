@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         CheckpointId,
         Counts,
         Drift,
+        Entrance,
         Holder,
         Relaid,
         RolledBack,
@@ -136,6 +137,19 @@ def status(value: Status) -> Json:
         "holders": [holder(row) for row in value.holders],
         "left_below": [holder(row) for row in value.left_below],
         "drift": drift(value.drift),
+    }
+
+
+def entrance(value: Entrance) -> Json:
+    """Return the answer to `env.enter`."""
+    env = value.env
+    return {
+        "name": env.name,
+        "stack": os.fsdecode(env.stack_path),
+        "mount": os.fsdecode(env.mount),
+        "root": value.is_root,
+        "env": value.variables,
+        "group": None if value.group is None else os.fsdecode(value.group),
     }
 
 

@@ -15,6 +15,7 @@ from envstack import stackfile
 from envstack.environment import checkpoint, down, exchange, rollback, up
 from envstack.environment.base import Request
 from envstack.environment.context import Audience, Context, Job
+from envstack.environment.groups import Groups
 from envstack.environment.steps import Step
 from envstack.linux.launcher import Launcher
 from envstack.overlay import mount as overlay
@@ -117,7 +118,10 @@ def _environment(
     jobs: deque[Job] = deque()
     from_step, whole = [], []
     with Launcher() as launcher, Store(os.fsencode(directory / "store")) as store:
-        ctx = Context(store, clock, jobs.append, launcher, exchange.choose(store), _nobody)
+        groups = Groups(store.home, launcher)
+        ctx = Context(
+            *(store, clock, jobs.append, launcher, exchange.choose(store)), *(_nobody, groups)
+        )
         stack = stackfile.load(os.fsencode(project / "envstack.yaml"))
         request = Request(Audience(_unheard, _unheard), {})
         env = up.up(ctx, None, stack, request).env

@@ -237,7 +237,7 @@ def test_programs_that_are_not_there_are_named_with_their_packages(
     }
     assert found["bubblewrap"]["state"] == "limited"
     assert "apt-get install bubblewrap" in found["bubblewrap"]["hint"]
-    assert found["bubblewrap"]["hint"].endswith("in a later version")
+    assert found["bubblewrap"]["hint"].endswith("for --no-network")
 
 
 def test_people_see_marks_and_the_hint_below(cli: Cli) -> None:

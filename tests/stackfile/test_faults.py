@@ -224,7 +224,9 @@ def test_a_value_can_be_faulted_later_by_its_place() -> None:
 
 def test_the_json_schema_comes_from_the_same_model() -> None:
     schema = Stack.model_json_schema()
-    assert set(schema["properties"]) == {"version", "name", "mount", "layers", "env", "watch"}
+    assert set(schema["properties"]) == {
+        *("version", "name", "mount", "layers", "env", "root", "watch")
+    }
     assert schema["additionalProperties"] is False
     kinds = {
         next(key for key in KINDS if key in d["properties"])
