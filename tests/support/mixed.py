@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +81,9 @@ class UpperTwins(Twins):
         super().do(operation, paths, makes)
 
     def _copy_up(self, path: bytes) -> None:
-        if path not in self._below:
-            self._fresh.add(self._stat(path).st_ino)
+        info = self._stat(path)
+        if path not in self._below and not stat.S_ISDIR(info.st_mode):
+            self._fresh.add(info.st_ino)
         super()._copy_up(path)
 
 
