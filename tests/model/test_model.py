@@ -74,7 +74,6 @@ def test_so_it_is_where_mounts_are_exchanged_in_turn(ground: Ground) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("propagation")
 def test_so_it_is_with_others_inside_and_in_every_mode(ground: Ground) -> None:
     def begin() -> tuple[Throwaway, Judge]:
         project = ground.fresh("p")
@@ -82,7 +81,7 @@ def test_so_it_is_with_others_inside_and_in_every_mode(ground: Ground) -> None:
         subject = Throwaway(ground.fresh("h"), project, LAYERS)
         return subject, Judge(ground.fresh("j"), *LAYERS.values())
 
-    mix(begin, CHOSEN)
+    mix(begin, FEW)
 
 
 def explore_by_hand(ground: Ground, kind: type[Reference], how: settings) -> None:
