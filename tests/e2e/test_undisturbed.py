@@ -18,14 +18,15 @@ from tests.support.profiles import IS_LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.support.sandbox import Sandbox
 
 pytestmark = pytest.mark.kernel
 
-_MANY = 400 if IS_LONG else 40
-_SOME = 60 if IS_LONG else 12
+ROOT = Path(__file__).resolve().parents[2]
+
+_MANY = 400 if IS_LONG else 30
+_SOME = 100 if IS_LONG else 12
 
 TREE = [
     mkdir("deep"),
@@ -70,3 +71,99 @@ def test_nobody_notices_checkpoints_and_rollbacks(
                 household.roll_back(mode, discard=chance.random() < 0.3)
         household.look_at_all_again()
         household.end()
+
+
+_PAIR = """
+import os, sqlite3, sys
+first, second = (os.open(name, os.O_RDWR | os.O_CREAT) for name in ("first", "second"))
+db = sqlite3.connect("busy.db", isolation_level=None)
+db.execute("PRAGMA journal_mode=WAL")
+db.execute("PRAGMA synchronous=OFF")
+db.execute("PRAGMA wal_autocheckpoint=20")
+db.execute("CREATE TABLE t (n)")
+number = 0
+while True:
+    number += 1
+    os.pwrite(first, b"%012d" % number, 0)
+    os.pwrite(second, b"%012d" % number, 0)
+    db.execute("INSERT INTO t VALUES (hex(randomblob(500)))")
+    if number == 1:
+        print("begun", flush=True)
+"""
+
+
+@pytest.fixture
+def busy(up: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
+    """A process by `envstack run` that writes to three files all the time, one after the other."""
+    command = (sys.executable, "-m", "envstack", "run", sys.executable, "-c", _PAIR)
+    environ = {**os.environ, "ENVSTACK_HOME": str(up.home), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=up.merged / "data", env=environ, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_what_was_started_by_run_is_sealed_at_one_instant(
+    up: Sandbox, busy: subprocess.Popen[bytes], directory: Callable[[], Path]
+) -> None:
+    rows, place = 0, directory()
+    for _ in range(_SOME):
+        answer = up.checkpoint()
+        assert (answer["mode"], answer["unstable"]) == ("live", [])
+        with chains.mounted(up.home, answer["id"]) as tree:
+            first, second = (
+                int((tree / "data" / name).read_bytes()) for name in ("first", "second")
+            )
+            before, rows = rows, rows_of(tree / "data", "busy.db", place)
+        assert first - second in (0, 1)
+        assert second - 1 <= rows <= second
+        assert rows > before, "it went on"
+    assert busy.poll() is None
+
+
+@pytest.mark.parametrize("mode", ["auto", "in-place"])
+def test_who_appends_to_a_log_that_a_rollback_replaces_is_named(up: Sandbox, mode: str) -> None:
+    logger = Logger(up.merged / "data/log")
+    try:
+        logger.work()
+        rev = up.checkpoint()["id"]
+        logger.work()
+        answer = up.rollback(rev, mode=mode, discard=True)
+        assert (answer["mode"], answer["late"]) == ("in-place", [])
+        (orphan,) = answer["orphaned"]
+        assert orphan["pid"] == logger.pid
+        assert [hold["what"] for hold in orphan["holds"]] == ["writing"]
+        with chains.mounted(up.home, rev) as tree:
+            sealed = (tree / "data/log").read_bytes()
+        assert logger.path.read_bytes() == sealed
+        logger.reopen(sealed)
+        logger.work()
+        logger.end()
+    finally:
+        logger.kill()
+
+
+def test_a_log_that_is_written_all_the_time_loses_no_line_by_a_rollback(up: Sandbox) -> None:
+    """It is replaced and what was in it is sealed, or it is left alone and told."""
+    logger = Logger(up.merged / "data/log")
+    try:
+        up.checkpoint(tag="first")
+        logger.work()
+        before = logger.read()
+        answer = up.rollback("first")
+        with chains.mounted(up.home, answer["saved"]) as tree:
+            saved = (tree / "data/log").read_bytes()
+        assert saved.startswith(before)
+        logger.check(saved)
+        if answer["late"] == [{"path": "data/log"}]:
+            logger.work()
+            logger.end()
+        else:
+            assert [row["pid"] for row in answer["orphaned"]] == [logger.pid]
+    finally:
+        logger.kill()

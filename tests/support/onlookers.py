@@ -96,15 +96,17 @@ class Editor(Program):
         self._path = path
         self._socket = socket
         command = (self._program, "--headless", "--clean", "-n", "--listen", socket, path.name)
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        super().__init__(subprocess.Popen(command, cwd=path.parent, **streams))
+        quiet = subprocess.DEVNULL
+        super().__init__(subprocess.Popen(command, cwd=path.parent, stdin=quiet, stderr=quiet))
         waiting.until(socket.exists, "the editor", WITHIN)
 
     def ask(self, expression: str) -> str:
-        """Return the value of an expression of its language."""
+        """Return the value of an expression, which versions before 0.8 say on standard error."""
         return subprocess.run(
             (self._program, "--server", self._socket, "--remote-expr", expression),
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             check=True,
             timeout=WITHIN,
@@ -131,9 +133,7 @@ class Editor(Program):
 
     def end(self) -> None:
         self.work()
-        self.process.terminate()
-        _, said = self.process.communicate(timeout=WITHIN)
-        assert b"E" not in said, said
+        assert self.ask("v:errmsg") == ""
 
 
 class Web(Program):
