@@ -5,19 +5,24 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import needs, ways
+from tests.support import chains, needs, ways
 from tests.support.edits import mkdir, write
 from tests.support.household import Household
 from tests.support.profiles import IS_LONG
+from tests.support.residents import Logger, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.support.sandbox import Sandbox
 
