@@ -1,4 +1,4 @@
-"""A layer made of a live upper, on those made before, shows what the mount showed; each by itself."""
+"""A layer made of a live upper, on those made before, shows what the mount showed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import stat
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -180,54 +181,40 @@ def test_each_chain_shows_what_the_mount_showed(
             assert not trees.differences(alone(trees.snapshot(shown)), alone(tree))
 
 
-NAMES = st.sampled_from(
-    ["a", "b", "c", "d", "d/e", "d/e/one", "d/two", "a/a", "a/b", "b/a", "file"]
-)
-EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(
-            [
-                *("write", "append", "mkdir", "remove", "rename", "link", "symlink"),
-                *("chmod", "fifo", "attribute", "remake"),
-            ]
-        ),
-        NAMES,
-        NAMES,
-    ),
-    max_size=6,
-)
+def append(path: Path, content: str) -> None:
+    with path.open("a") as file:
+        file.write(content)
+
+
+def delete(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+DEEDS: dict[str, Callable[[Path, Path, int], object]] = {
+    "write": lambda path, _, number: path.write_text(f"{number}"),
+    "append": lambda path, _, number: append(path, f"{number}"),
+    "mkdir": lambda path, *_: path.mkdir(),
+    "remove": lambda path, *_: delete(path),
+    "rename": lambda path, other, _: path.rename(other),
+    "link": lambda path, other, _: os.link(path, other, follow_symlinks=False),
+    "symlink": lambda path, other, _: path.symlink_to(other),
+    "chmod": lambda path, _, number: path.chmod(0o700 + number % 0o100),
+    "fifo": lambda path, *_: os.mkfifo(path),
+    "attribute": lambda path, _, number: os.setxattr(path, "user.a", b"%d" % number),
+    "remake": lambda path, *_: remake(path),
+}
 
 
 def do(tree: Path, number: int, what: str, one: str, other: str) -> None:
     """Do it if it can be done."""
-    path = tree / one
     with suppress(OSError):
-        match what:
-            case "write":
-                path.write_text(f"{number}")
-            case "append":
-                with path.open("a") as file:
-                    file.write(f"{number}")
-            case "mkdir":
-                path.mkdir()
-            case "remove":
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            case "rename":
-                path.rename(tree / other)
-            case "link":
-                os.link(path, tree / other, follow_symlinks=False)
-            case "symlink":
-                path.symlink_to(other)
-            case "chmod":
-                path.chmod(0o700 + number % 0o100)
-            case "fifo":
-                os.mkfifo(path)
-            case "attribute":
-                os.setxattr(path, "user.a", b"%d" % number)
-            case "remake":
-                remake(path)
+        DEEDS[what](tree / one, tree / other, number)
 
 
+NAMES = st.sampled_from(
+    ["a", "b", "c", "d", "d/e", "d/e/one", "d/two", "a/a", "a/b", "b/a", "file"]
+)
+EDITS = st.lists(st.tuples(st.sampled_from(list(DEEDS)), NAMES, NAMES), max_size=6)
 CHAPTERS = st.lists(st.tuples(EDITS, EDITS, st.booleans(), st.booleans()), min_size=1, max_size=6)
 
 
@@ -251,10 +238,8 @@ def test_so_does_any_chain_after_any_edits(
         with stage.mounted():
             for before, between, by_record, frozen in chapters:
                 edit(before)
-                if frozen:
-                    stage.seal(by_record=by_record, frozen=True, between=lambda: edit(between))
-                else:
-                    stage.seal(by_record=by_record)
+                meanwhile = partial(edit, between) if frozen else int
+                stage.seal(by_record=by_record, frozen=frozen, between=meanwhile)
                 told.append((list(stage.chain), trees.snapshot(stage.merged)))
             for chain, tree in told:
                 with stage.shown(chain) as shown:
