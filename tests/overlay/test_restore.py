@@ -104,8 +104,7 @@ def write_at_random(root: Path, draw: random.Random, count: int) -> None:
 def _make(draw: random.Random, old: bytes, new: bytes) -> None:
     match draw.randrange(7):
         case 0 | 1 | 2:
-            with open(new, "wb", opener=_no_pipe) as file:
-                file.write(draw.choice(CONTENTS))
+            _write(new, os.O_CREAT | os.O_TRUNC, draw.choice(CONTENTS))
         case 3:
             os.mkdir(new, 0o755)
         case 4:
@@ -121,8 +120,7 @@ def _change(draw: random.Random, old: bytes, new: bytes) -> None:
         case 0:
             os.rename(old, new)
         case 1:
-            with open(old, "ab", opener=_no_pipe) as file:
-                file.write(draw.choice(CONTENTS))
+            _write(old, os.O_APPEND, draw.choice(CONTENTS))
         case 2 if os.path.islink(old) or not os.path.isdir(old):
             os.unlink(old)
         case 2:
@@ -143,8 +141,12 @@ def _dress(draw: random.Random, old: bytes, _new: bytes) -> None:
             os.utime(old, ns=(10**9, modified), follow_symlinks=False)
 
 
-def _no_pipe(path: bytes, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+def _write(path: bytes, how: int, content: bytes) -> None:
+    file = os.open(path, how | os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
+    try:
+        os.write(file, content)
+    finally:
+        os.close(file)
 
 
 def restore(library: Library, a: tuple[str, ...], b: tuple[str, ...]) -> None:
