@@ -134,7 +134,7 @@ def test_a_message_names_the_first_of_many_holders_and_counts_the_rest(
     for holder in holders:
         holder.do("os.chdir(T)")
     with refused(4, "held") as refusal:
-        engine.checkpoint()
+        engine.checkpoint(mode="rotate")
     assert {row["pid"] for row in refusal.holders} == {holder.pid for holder in holders}
     assert f"(pid {refusal.holders[0]['pid']})" in refusal.message
     assert "and 5 more" in refusal.message
