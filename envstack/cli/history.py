@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from envstack.cli.output import Output
+    from envstack.cli.place import Target
     from envstack.cli.text import Paint
     from envstack.client import RemoteError
 
@@ -26,7 +27,8 @@ _Tag = Annotated[
     typer.Option("--tag", metavar="TAG", help="A name for it.", show_default=False),
 ]
 _SealMode = Annotated[
-    str, typer.Option("--mode", metavar="auto|rotate|live", help="How to seal.", show_default=False)
+    str,
+    typer.Option("--mode", metavar="auto|rotate|live", help="How to seal.", show_default=False),
 ]
 _BackMode = Annotated[
     str,
@@ -123,19 +125,19 @@ def rollback(
     out = begin(ctx, json)
     check_mode(mode, ("auto", "swap", "in-place"))
     params = {"rev": rev, "mode": mode, "discard": discard, "force": force, "dry_run": dry_run}
-    answer = _roll_back(out, **params)
+    answer = _roll_back(out, place.here(), **params)
     if dry_run:
         out.show(answer, _previewed(answer, out.paint))
     else:
         out.show(answer, _rolled_back(answer, out.paint))
 
 
-def _roll_back(out: Output, **params: Any) -> Any:
+def _roll_back(out: Output, target: Target, **params: Any) -> Any:
     """Return the answer; ask at a terminal where whoever is inside would be left behind."""
     from envstack.client import RemoteError
 
     try:
-        return calls.ask(out, place.here(), "env.rollback", **params)
+        return calls.ask(out, target, "env.rollback", **params)
     except RemoteError as error:
         if params["mode"] != "swap" or not _may_leave(error) or not out.can_ask():
             raise
@@ -144,7 +146,7 @@ def _roll_back(out: Output, **params: Any) -> Any:
             out.tell(line)
         if not out.ask("Leave them behind in the old tree, which is read-only then?"):
             raise RemoteError(error.message, {**error.data, "holders": []}) from error
-        return calls.ask(out, place.here(), "env.rollback", **{**params, "force": True})
+        return calls.ask(out, target, "env.rollback", **{**params, "force": True})
 
 
 def _may_leave(error: RemoteError) -> bool:

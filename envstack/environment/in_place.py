@@ -28,8 +28,9 @@ from envstack.environment.history import head_chain, merged_trees, resolve, tall
 from envstack.environment.live import seal_live
 from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
-from envstack.environment.swap import is_dirty, require_top
+from envstack.environment.swap import require_top
 from envstack.environment.trees import layer_trees
+from envstack.environment.unsealed import is_dirty
 from envstack.errors import EnvstackError, StateError
 from envstack.linux.mountinfo import mounts_inside, read_mounts
 from envstack.linux.syscalls import mount_id

@@ -47,7 +47,7 @@ syscalls.set_propagation(b'/', syscalls.MS_REC | syscalls.MS_PRIVATE)""",
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "checkpoint": lambda engine, **options: engine.checkpoint(mode="rotate", **options),
-    "rollback": lambda engine, **options: engine.rollback("base", **options),
+    "rollback": lambda engine, **options: engine.rollback("base", mode="swap", **options),
 }
 
 
@@ -135,7 +135,7 @@ def test_a_message_names_the_first_of_many_holders_and_counts_the_rest(
     for holder in holders:
         holder.do("os.chdir(T)")
     with refused(4, "held") as refusal:
-        engine.checkpoint()
+        engine.checkpoint(mode="rotate")
     assert {row["pid"] for row in refusal.holders} == {holder.pid for holder in holders}
     assert f"(pid {refusal.holders[0]['pid']})" in refusal.message
     assert "and 5 more" in refusal.message
@@ -151,7 +151,7 @@ def test_who_asks_is_no_holder(engine: Engine, bystander: Start) -> None:
     asker.do("os.chdir(T)")
     other.do("os.chdir(T)")
     with refused(4, "held") as refusal:
-        engine.rollback()
+        engine.rollback(mode="swap")
     assert [row["pid"] for row in refusal.holders] == [other.pid]
 
 
