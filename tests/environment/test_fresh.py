@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,27 @@ def test_so_it_does_for_one_that_was_down(engine: Engine) -> None:
     assert trees.snapshot(engine.merged) == tree
     engine.settle()
     waiting.until(lambda: upper.parent.name not in layers(engine), "the space to come back")
+
+
+def test_the_feed_tells_of_another_mount_and_of_no_change(engine: Engine) -> None:
+    live(engine)
+    (env,) = engine.context.store.db.environments()
+    journal = engine.context.store.journal
+    engine.call("feed.sync", stack=str(engine.stack))
+    place = journal.end(env.id)
+    assert place is not None
+    engine.up()
+    engine.call("feed.sync", stack=str(engine.stack))
+    engine.write("later")
+    engine.call("feed.sync", stack=str(engine.stack))
+    told = [json.loads(each.body) for each in journal.after(env.id, place, 100) or ()]
+    assert [(event["event"], event.get("state")) for event in told] == [
+        ("mount", "swapped"),
+        ("sync", None),
+        ("changes", None),
+        ("sync", None),
+    ]
+    assert [change["path"] for change in told[2]["changes"]] == ["later"]
 
 
 def test_while_somebody_is_inside_the_upper_stays(
