@@ -377,7 +377,13 @@ class Relaid:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The answer to `rollback`: `to` is a checkpoint id or `base`; a dry run alone has `paths`."""
+    """The answer to `rollback`: `to` is a checkpoint id or `base`; a dry run alone has `paths`.
+
+    `reason` says why it was done in its mode, a clause for people. The rest is of a rollback in
+    place: `orphaned` are those who have files open for writing, or mapped so, that the tree does
+    not show any more; `saved_meanwhile` keeps what was written while it went on; `late` are the
+    paths that somebody changed all the time, and that are left as they are.
+    """
 
     to: str
     saved: CheckpointId | None
@@ -386,3 +392,7 @@ class RolledBack:
     duration_ms: float = 0.0
     paths: tuple[Change, ...] | None = None
     stranded: tuple[Holder, ...] = field(default=())
+    reason: str = ""
+    orphaned: tuple[Holder, ...] = ()
+    saved_meanwhile: CheckpointId | None = None
+    late: tuple[bytes, ...] = ()

@@ -101,10 +101,14 @@ class Service:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)
-            ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
+            feeds = await stack.enter_async_context(Feeds(self._tasks))
+            ctx = Context(
+                *(store, self._announce, jobs.defer, self._launcher, mounts, feeds.follower)
+            )
             self._sizes = Sizes(ctx)
+            await feeds.open(ctx)
             await to_thread.run_sync(recover.recover, ctx)
-            feeds = await stack.enter_async_context(Feeds(ctx, self._tasks))
+            await feeds.begin()
             self.access = Access(ctx, self._worked)
             self._feeds = feeds
             self._freshening = Freshening(self.access, self._tasks)
@@ -253,7 +257,7 @@ class Service:
     async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
         request = checkpoint.Request(
-            mode=params.choice("mode", (checkpoint.AUTO, history.ROTATE, history.LIVE), unbuilt=()),
+            mode=params.choice("mode", (checkpoint.AUTO, history.ROTATE, history.LIVE)),
             message=params.text("message", ""),
             tag=params.optional_text("tag"),
             force=params.flag("force"),
@@ -273,9 +277,9 @@ class Service:
 
     async def _rollback(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
-        params.choice("mode", ("auto", rollback.SWAP), unbuilt=("in-place",))
         dry_run = params.flag("dry_run")
         request = rollback.Request(
+            mode=params.choice("mode", rollback.MODES),
             rev=params.text("rev", "@"),
             discard=params.flag("discard"),
             force=params.flag("force"),
@@ -284,7 +288,7 @@ class Service:
 
         def work(env: Environment) -> Any:
             if dry_run:
-                done = rollback.preview(self._ctx, env, request.rev, check_of(call))
+                done = rollback.preview(self._ctx, env, request, check_of(call))
             else:
                 done = rollback.rollback(self._ctx, env, request)
             return {**shapes.rolled_back(done), **below.known(self._ctx, env)}

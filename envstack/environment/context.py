@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from envstack.environment.drift import Look
     from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
+    from envstack.feed.follower import Follower
     from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
     from envstack.model import Chain, EnvId, Environment, LayerId
@@ -63,7 +64,8 @@ class Context:
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
     `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
     of the layers below one that is. `boot` is the id of the boot that is running; `beneath` holds
-    the projects that environments are mounted over. `freeze` lets those who are inside by our
+    the projects that environments are mounted over. `follower` gives the one that tells what
+    happens to an environment, in a worker thread. `freeze` lets those who are inside by our
     commands stand still, for as long as its context lasts; it yields whether there were any.
     """
 
@@ -72,6 +74,7 @@ class Context:
     defer: Callable[[Job], None]
     launcher: Launcher
     mounts: Mounts
+    follower: Callable[[EnvId], Follower]
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
     looks: dict[EnvId, Look] = field(default_factory=dict)

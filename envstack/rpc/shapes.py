@@ -202,9 +202,13 @@ def rolled_back(value: RolledBack) -> Json:
     shape: Json = {
         "to": value.to,
         "saved": value.saved,
+        "saved_meanwhile": value.saved_meanwhile,
         "mode": value.mode,
+        "reason": value.reason,
         "changes": counts(value.changes),
         "duration_ms": value.duration_ms,
+        "orphaned": [holder(row) for row in value.orphaned],
+        "late": [_path(path) for path in value.late],
         "stranded": [holder(row) for row in value.stranded],
     }
     if value.paths is not None:

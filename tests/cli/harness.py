@@ -393,6 +393,7 @@ def brought(**other: Any) -> Json:
 def answers() -> Mapping[str, Any]:
     """Return one good answer to each method."""
     rolled = {"to": "base", "saved": None, "mode": "swap", "changes": None, "duration_ms": 0.5}
+    in_place = {"reason": "nobody is inside", "orphaned": [], "late": [], "saved_meanwhile": None}
     return {
         "env.up": brought(),
         "env.down": status(state="down"),
@@ -405,7 +406,7 @@ def answers() -> Mapping[str, Any]:
             "stranded": [],
             "drift": None,
         },
-        "env.rollback": {**rolled, "stranded": [], "paths": [], "drift": None},
+        "env.rollback": {**rolled, **in_place, "stranded": [], "paths": [], "drift": None},
         "env.log": [logged()],
         "env.diff": [{"path": "a", "change": "added", "kind": "file"}],
         "env.compare": {"trees": [], "changes": []},

@@ -341,7 +341,7 @@ def test_rollback_says_what_it_kept_and_a_dry_run_what_it_would_change(
     assert (asked["rev"], asked["discard"], asked["dry_run"]) == ("v1", True, False)
     paths = {"paths": [change(b"gone", "deleted")]}
     daemon.answers["env.rollback"] = {**daemon.answers["env.rollback"], **paths}
-    assert cli("rollback", "--dry-run").out == "D gone\n1 deleted\n"
+    assert cli("rollback", "--dry-run").out == "D gone\n1 deleted\nswap: nobody is inside\n"
     assert daemon.calls[-1][1]["dry_run"] is True
 
 

@@ -44,7 +44,7 @@ def test_a_session_from_init_to_purge(session: Cli, project: Path) -> None:
     (merged / "kept").write_text("spoilt\n")
     assert session("diff").out == "M kept\n1 modified\n"
     assert session("diff", "base", "v1").out == "D doomed\nA new\n1 added, 1 deleted\n"
-    assert session("rollback", "--dry-run").out == "M kept\n1 modified\n"
+    assert session("rollback", "--dry-run").out == "M kept\n1 modified\nswap: nobody is inside\n"
 
     assert re.match(rf"rolled back to {first['id'][:8]}  ", session("rollback").out)
     assert (merged / "kept").read_text() == "as it was\n"

@@ -41,6 +41,16 @@ class Operation:
         return Step.DETACH in self.steps
 
     @property
+    def is_gradual(self) -> bool:
+        """Whether what it changes is seen while it is done; what is left to do is done later."""
+        return Step.APPLY in self.steps
+
+    def is_under_way(self, step: Step | str, nth: int) -> bool:
+        """Whether it is gradual, and has begun at that announcement, and is not over."""
+        is_last = step == Step.COMMIT and nth == self.steps.count(Step.COMMIT)
+        return self.is_gradual and (step == Step.APPLY or is_last)
+
+    @property
     def is_told(self) -> bool:
         """Whether the feed leads over it: what is changed below, or deleted, is not told."""
         return Step.FORGET not in self.steps and not self.name.startswith("relay")
@@ -192,6 +202,11 @@ def _replace_bottom(box: Crashbox) -> None:
     trees.duplicate(old, bottom)
 
 
+_BEGIN_IN_PLACE = (Step.COMPARE, Step.REGISTER)
+_LIVE = (
+    *(Step.STAGE, Step.COPY_CHANGES, Step.FREEZE, Step.CATCH_UP, Step.PUBLISH),
+    *(Step.COMMIT, Step.REMEMBER, Step.RECORD, Step.SUM, Step.SYNC),
+)
 _UP = (
     *(Step.REGISTER, Step.PREPARE, Step.BUILD, Step.ATTACH, Step.COMMIT),
     Step.FINGERPRINT,
@@ -273,6 +288,18 @@ OPERATIONS = (
         _dirty_to_discard,
         lambda box: box.rollback(discard=True),
         (*_SWAP, Step.DELETE),
+    ),
+    Operation(
+        "rollback-in-place",
+        _dirty_to_save,
+        lambda box: box.rollback("first", mode="in-place"),
+        (*_LIVE, *_BEGIN_IN_PLACE, *[Step.APPLY] * 10, Step.COMMIT),
+    ),
+    Operation(
+        "rollback-in-place-with-discard",
+        _dirty_to_discard,
+        lambda box: box.rollback(mode="in-place", discard=True),
+        (*_BEGIN_IN_PLACE, *[Step.APPLY] * 8, Step.COMMIT),
     ),
     Operation("rollback-of-nothing", _rollback_of_nothing, Crashbox.rollback, (Step.COMMIT,)),
     Operation("down", _dirty_to_unmount, Crashbox.down, _DOWN),
