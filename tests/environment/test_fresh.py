@@ -204,6 +204,7 @@ def test_the_daemon_notices_later_that_nobody_is_inside_any_more(
     engine: Engine, bystander: Callable[[], Bystander], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(freshening, "_PAUSE", 0.05)
+    monkeypatch.setattr(freshening, "_LONGEST_PAUSE", 0.05)
     holder = bystander()
     holder.do("os.chdir(T)")
     live(engine)
@@ -217,6 +218,7 @@ def test_the_daemon_notices_later_that_nobody_is_inside_any_more(
 
 def test_and_so_it_does_when_it_is_down(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freshening, "_PAUSE", 0.05)
+    monkeypatch.setattr(freshening, "_LONGEST_PAUSE", 0.05)
     live(engine)
     upper = engine.upper
     engine.down()
