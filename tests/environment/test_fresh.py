@@ -12,7 +12,7 @@ from envstack.daemon import freshening
 from envstack.environment import fresh
 from envstack.environment.steps import Step
 from tests.environment.harness import mounts_at
-from tests.support import trees, waiting
+from tests.support import trees, waiting, ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from tests.environment.harness import Bystander, Engine
 
 pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def way() -> str:
+    return ways.NEWER
 
 
 def live(engine: Engine) -> str:
@@ -43,7 +48,10 @@ def layers(engine: Engine) -> set[str]:
     return set(os.listdir(engine.home / "layers"))
 
 
-def test_up_lays_a_fresh_upper_where_nobody_is_inside(engine: Engine, propagation: str) -> None:
+@pytest.mark.parametrize("way", [ways.NEWER, ways.OLDER])
+def test_up_lays_a_fresh_upper_where_nobody_is_inside(
+    engine: Engine, way: str, propagation: str
+) -> None:
     made = live(engine)
     before, upper, tree = engine.log(), engine.upper, trees.snapshot(engine.merged)
     assert is_due(engine)
