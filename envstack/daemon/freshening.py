@@ -71,7 +71,8 @@ class Freshening:
     def _lay(self, env: EnvId) -> None:
         ctx = self._access.ctx
         try:
-            if ctx.store.db.intent(env) is None:  # else the next request settles it first
+            # One with an open intent is settled by the next request first.
+            if ctx.store.db.knows(env) and ctx.store.db.intent(env) is None:
                 fresh.lay(ctx, ctx.store.db.environment(env), frozenset({os.getpid()}))
         except (EnvstackError, OSError) as error:
             _log.warning("an upper that repeats layers cannot be exchanged: %s", error)

@@ -82,3 +82,11 @@ def test_a_daemon_killed_at_a_step_breaks_no_promise(
 @pytest.mark.parametrize("step", [Step.DETACH, Step.ATTACH, Step.COMMIT])
 def test_nor_where_mounts_are_exchanged_in_turn(crashbox: Crashbox, way: str, step: Step) -> None:
     crash(crashbox, OPERATIONS[0], Order(KILL, step), Between.WORK)
+
+
+@pytest.mark.parametrize("crashbox", ["."], indirect=True)
+@pytest.mark.parametrize("step", [Step.BENEATH, Step.DETACH, Step.COMMIT])
+def test_nor_over_the_project_itself(crashbox: Crashbox, step: Step) -> None:
+    crash(crashbox, OPERATIONS[0], Order(KILL, step), Between.RESTART)
+    crashbox.down()
+    crashbox.check_unmounted()

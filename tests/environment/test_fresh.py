@@ -87,6 +87,25 @@ def test_so_it_does_for_one_that_was_down(engine: Engine) -> None:
     waiting.until(lambda: upper.parent.name not in layers(engine), "the space to come back")
 
 
+def test_after_a_rollback_in_place_the_space_comes_back_too(engine: Engine) -> None:
+    engine.write("file", "first")
+    first = engine.checkpoint()["id"]
+    tree = trees.snapshot(engine.merged)
+    engine.write("file", "second")
+    (engine.merged / "dir" / "inner").unlink()
+    engine.checkpoint()
+    engine.rollback(first, mode="in-place")
+    engine.settle()
+    upper = engine.upper
+    assert is_due(engine)
+    waiting.until(lambda: engine.row(first)["durable"], "durability")
+    engine.up()
+    assert not is_due(engine)
+    assert engine.upper != upper
+    assert trees.snapshot(engine.merged) == tree
+    assert engine.diff() == []
+
+
 def test_the_feed_tells_of_another_mount_and_of_no_change(engine: Engine) -> None:
     live(engine)
     (env,) = engine.context.store.db.environments()
