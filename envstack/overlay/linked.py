@@ -66,7 +66,8 @@ def linking(
         right = [named for named in group if named.now and standing.get(named.now) == then]
         wrong |= {named.path: then[0] for named in group if named.now and named not in right}
         paths = [named.path for named in right if named.path not in made]
-        if len(paths) < len(group):
+        may_be_apart = group[0].links > len(group) and any(named.now != then for named in right)
+        if len(paths) < len(group) or may_be_apart:
             kept[then] = paths
     others = _others({then: groups[then] for then in kept}, chain)
     first: dict[Inode, bytes] = {}

@@ -248,6 +248,7 @@ class Restoration:
     def _done(self, make: Make, source: os.stat_result, made: os.stat_result) -> None:
         if source.st_nlink > 1:
             self._first.setdefault((make.tree, source.st_ino), make.path)
+        if max(source.st_nlink, made.st_nlink) > 1:
             self._own.add(made.st_ino)
 
     def _here(self) -> int:
