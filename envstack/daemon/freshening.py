@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PAUSE = 30.0
-"""Seconds between two looks, each of which asks all processes where they are."""
+"""Seconds until the first look, which asks all processes where they are, and twice as long until
+each of the next."""
+
+_LONGEST_PAUSE = 300.0
 
 
 class Freshening:
@@ -45,11 +48,13 @@ class Freshening:
             self._tasks.start_soon(self._attend, env)
 
     async def _attend(self, env: EnvId) -> None:
+        pause = _PAUSE
         while True:
             self._again[env] = False
             stack_path = await self._access.in_thread(lambda: self._due(env))
             if stack_path is not None:
-                await anyio.sleep(_PAUSE)
+                await anyio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
                 await self._access.exclusively(stack_path, lambda: self._lay(env))
             elif not self._again[env]:
                 break
@@ -66,7 +71,8 @@ class Freshening:
     def _lay(self, env: EnvId) -> None:
         ctx = self._access.ctx
         try:
-            if ctx.store.db.intent(env) is None:  # else the next request settles it first
+            # One with an open intent is settled by the next request first.
+            if ctx.store.db.knows(env) and ctx.store.db.intent(env) is None:
                 fresh.lay(ctx, ctx.store.db.environment(env), frozenset({os.getpid()}))
         except (EnvstackError, OSError) as error:
             _log.warning("an upper that repeats layers cannot be exchanged: %s", error)

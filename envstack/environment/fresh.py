@@ -33,6 +33,7 @@ from envstack.environment.swap import (
     take_back,
 )
 from envstack.environment.trees import layer_trees
+from envstack.environment.unsealed import is_dirty
 from envstack.errors import Held, StateError
 from envstack.feed.doubt import grain_of
 from envstack.linux.mountinfo import read_mounts
@@ -115,8 +116,9 @@ def _stood_alike(ctx: Context, env: Environment) -> Stand | None:
     Nor where it was written to so lately that a later change may have the same time stamp.
     """
     stood = stand_of(ctx.store.layers.fs(env.upper))
-    if is_young(stood.changed_ns, grain_of(ctx.store.home)):
+    if is_young(stood.changed_ns, grain_of(ctx.store.home)) or is_dirty(ctx, env):
         return None
+    # To the byte, before the only other copy is deleted.
     head = layer_trees(ctx, env, head_chain(ctx, env))
     return None if differs(head, merged_trees(ctx, env)) else stood
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from envstack.model import Environment, Hold, Holder
 
 
-_MOUNTS = frozenset({HoldKind.BIND, HoldKind.COPY, HoldKind.MOUNT_INSIDE})
+_MOUNTS = frozenset({HoldKind.BIND, HoldKind.COPY, HoldKind.MOUNT_INSIDE, HoldKind.OVERLAY})
 _LEAVE = "leave the merged tree (cd), or end what is named"
 
 
@@ -32,7 +32,7 @@ def require_nobody(mount: Mount, ignore: frozenset[int], what: str) -> None:
     """Raise Held if anybody is inside; `what` is the operation, for the message."""
     holders = find_holders(mount, ignore=ignore)
     if holders:
-        way_out = _unmounting(holders[0]) or _LEAVE
+        way_out = _way_out(holders[0]) or _LEAVE
         raise Held(f"cannot {what}: {describe(holders)}", way_out, holders)
 
 
@@ -49,7 +49,7 @@ def require_strandable(
     if holders and not force:
         raise Held(
             f"cannot {what}: {describe(holders)}",
-            _unmounting(holders[0]) or f"{_LEAVE}; --force leaves behind who only looks",
+            _way_out(holders[0]) or f"{_LEAVE}; --force leaves behind who only looks",
             holders,
         )
     left = tuple(filter(None, (_without_carried(mount, holder) for holder in holders)))
@@ -57,7 +57,7 @@ def require_strandable(
     if harmed:
         raise Held(
             f"cannot {what}, not even with --force: {describe(harmed)}",
-            _unmounting(harmed[0]) or "close what is open for writing and take off what is mounted",
+            _way_out(harmed[0]) or "close what is open for writing and take off what is mounted",
             harmed,
         )
     return left
@@ -83,9 +83,13 @@ def left_below(env: Environment, ignore: frozenset[int]) -> tuple[Holder, ...]:
     return find_left_below(mount, ignore=ignore) if mount else ()
 
 
-def _unmounting(holder: Holder) -> str:
-    """Return the command that takes off the mount which `_clause` names, if it names one."""
+def _way_out(holder: Holder) -> str:
+    """Return the command that ends the hold which `_clause` names, if one does."""
     hold = holder.holds[0]
+    if hold.what is HoldKind.LOOP:
+        return f"losetup --detach {holder.command}"
+    if hold.what is HoldKind.COPY and holder.pid is None:
+        return "lsns -t mnt -o NS,NSFS,PATH tells what keeps a namespace without processes"
     if hold.what not in _MOUNTS:
         return ""
     enter = "" if holder.pid is None else f"nsenter --mount --target {holder.pid} "
@@ -99,6 +103,14 @@ def describe(holders: Iterable[Holder]) -> str:
 
 
 def _clause(holder: Holder) -> str:
-    who = holder.command if holder.pid is None else f"{holder.command} (pid {holder.pid})"
     hold = holder.holds[0]
-    return f"{who} has {hold.what} {os.fsdecode(hold.path)!r}"
+    path = repr(os.fsdecode(hold.path))
+    match hold.what:
+        case HoldKind.UNKNOWN:
+            return f"somebody who cannot be named uses {path}"
+        case HoldKind.OVERLAY:
+            return f"the overlay at {path} has it as a layer"
+        case HoldKind.COPY if holder.pid is None:
+            return f"a mount namespace without processes has copy {path}"
+    who = holder.command if holder.pid is None else f"{holder.command} (pid {holder.pid})"
+    return f"{who} has {hold.what} {path}"

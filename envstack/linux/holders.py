@@ -62,7 +62,7 @@ def find_holders(mount: Mount, *, ignore: frozenset[int]) -> tuple[Holder, ...]:
     the device number of a superblock that is gone is soon another's.
     """
     found = _collected(mount, ignore)
-    if not _counted(found) and not _holds_itself(mount, ignore) and usage.is_used(mount):
+    if not _counted(found) and not _is_used_by(ignore, mount) and usage.is_used(mount):
         found = _collected(mount, ignore)  # who came in meanwhile has a name
         if not _counted(found):
             found[_UNKNOWN][Hold(HoldKind.UNKNOWN, mount.point)] = None
@@ -98,14 +98,17 @@ def _counted(found: _Found) -> bool:
     return any(hold.what not in _UNCOUNTED for holds in found.values() for hold in holds)
 
 
-def _holds_itself(mount: Mount, ignore: frozenset[int]) -> bool:
-    """Tell whether one of those who are to be ignored is counted."""
-    superblock = Superblock(mount)
-    superblock.learn(read_mounts())
-    opened = Opened(superblock)
-    for group in map(tasks_of, ignore):
-        holds = (*opened.places(group), *opened.files(group), *opened.mappings(group, set()))
-        if any(hold.what not in _UNCOUNTED for hold in holds):
+def _is_used_by(pids: Iterable[int], mount: Mount) -> bool:
+    """Tell whether one of these processes is counted as a user of the mount.
+
+    Of this very mount: the daemon keeps another one of the same superblock.
+    """
+    opened = Opened(Superblock(mount))
+    for group in map(tasks_of, pids):
+        for task in group:
+            if mount.id in {task.cwd, task.root, task.program, *opened.mounts(task)}:
+                return True
+        if next(opened.mappings(group, set()), None) is not None:
             return True
     return False
 

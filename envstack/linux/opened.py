@@ -65,6 +65,13 @@ class Opened:
                     except proc.GONE:
                         continue
 
+    def mounts(self, task: Task) -> Iterator[int]:
+        """Yield the ids of the mounts that the descriptors of a thread are on."""
+        with suppress(*proc.GONE):
+            for name in os.listdir(b"/proc/%d/fd" % task.tid):
+                with suppress(*proc.GONE):
+                    yield proc.mount_of(b"/proc/%d/fd/%s" % (task.tid, name))
+
     def mappings(self, tasks: Sequence[Task], programs: set[bytes]) -> Iterator[Hold]:
         """Yield what is mapped there, but for the `programs` that run: those are, of course."""
         for task in tasks:

@@ -22,10 +22,10 @@ from envstack.model import (
 
 
 class Op(StrEnum):
-    """What a user asked for, or `FRESH`, nobody; each is a row in `ops` once it is done.
+    """What a user asked for; each is a row in `ops` once it is done.
 
     `ROLLBACK_BEGIN` is one when it is begun: a rollback in place, whose changes are seen as they
-    are made.
+    are made. For `FRESH` nobody asked: the daemon lets go of an upper that repeats layers.
     """
 
     UP = "up"

@@ -27,6 +27,7 @@ def points(box: Crashbox) -> list[bytes]:
     return sorted(each.point for each in read_mounts() if each.point.startswith(place))
 
 
+@pytest.mark.parametrize("propagation", ["shared"], indirect=True)
 @pytest.mark.parametrize("step", AT)
 def test_killed_at_a_step_there_is_one_of_each_after_the_next_start(
     crashbox: Crashbox, propagation: str, step: Step

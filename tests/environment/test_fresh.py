@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from envstack.daemon import freshening
 from envstack.environment import fresh
 from envstack.environment.steps import Step
 from tests.environment.harness import mounts_at
-from tests.support import trees, waiting
+from tests.support import trees, waiting, ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from tests.environment.harness import Bystander, Engine
 
 pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def way() -> str:
+    return ways.NEWER
 
 
 def live(engine: Engine) -> str:
@@ -42,7 +48,10 @@ def layers(engine: Engine) -> set[str]:
     return set(os.listdir(engine.home / "layers"))
 
 
-def test_up_lays_a_fresh_upper_where_nobody_is_inside(engine: Engine, propagation: str) -> None:
+@pytest.mark.parametrize("way", [ways.NEWER, ways.OLDER])
+def test_up_lays_a_fresh_upper_where_nobody_is_inside(
+    engine: Engine, way: str, propagation: str
+) -> None:
     made = live(engine)
     before, upper, tree = engine.log(), engine.upper, trees.snapshot(engine.merged)
     assert is_due(engine)
@@ -76,6 +85,46 @@ def test_so_it_does_for_one_that_was_down(engine: Engine) -> None:
     assert trees.snapshot(engine.merged) == tree
     engine.settle()
     waiting.until(lambda: upper.parent.name not in layers(engine), "the space to come back")
+
+
+def test_after_a_rollback_in_place_the_space_comes_back_too(engine: Engine) -> None:
+    engine.write("file", "first")
+    first = engine.checkpoint()["id"]
+    tree = trees.snapshot(engine.merged)
+    engine.write("file", "second")
+    (engine.merged / "dir" / "inner").unlink()
+    engine.checkpoint()
+    engine.rollback(first, mode="in-place")
+    engine.settle()
+    upper = engine.upper
+    assert is_due(engine)
+    waiting.until(lambda: engine.row(first)["durable"], "durability")
+    engine.up()
+    assert not is_due(engine)
+    assert engine.upper != upper
+    assert trees.snapshot(engine.merged) == tree
+    assert engine.diff() == []
+
+
+def test_the_feed_tells_of_another_mount_and_of_no_change(engine: Engine) -> None:
+    live(engine)
+    (env,) = engine.context.store.db.environments()
+    journal = engine.context.store.journal
+    engine.call("feed.sync", stack=str(engine.stack))
+    place = journal.end(env.id)
+    assert place is not None
+    engine.up()
+    engine.call("feed.sync", stack=str(engine.stack))
+    engine.write("later")
+    engine.call("feed.sync", stack=str(engine.stack))
+    told = [json.loads(each.body) for each in journal.after(env.id, place, 100) or ()]
+    assert [(event["event"], event.get("state")) for event in told] == [
+        ("mount", "swapped"),
+        ("sync", None),
+        ("changes", None),
+        ("sync", None),
+    ]
+    assert [change["path"] for change in told[2]["changes"]] == ["later"]
 
 
 def test_while_somebody_is_inside_the_upper_stays(
@@ -182,6 +231,7 @@ def test_the_daemon_notices_later_that_nobody_is_inside_any_more(
     engine: Engine, bystander: Callable[[], Bystander], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(freshening, "_PAUSE", 0.05)
+    monkeypatch.setattr(freshening, "_LONGEST_PAUSE", 0.05)
     holder = bystander()
     holder.do("os.chdir(T)")
     live(engine)
@@ -195,6 +245,7 @@ def test_the_daemon_notices_later_that_nobody_is_inside_any_more(
 
 def test_and_so_it_does_when_it_is_down(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freshening, "_PAUSE", 0.05)
+    monkeypatch.setattr(freshening, "_LONGEST_PAUSE", 0.05)
     live(engine)
     upper = engine.upper
     engine.down()

@@ -368,6 +368,16 @@ def test_a_process_in_a_copy_that_follows_is_a_holder(merged: Path, propagation:
     ]
 
 
+def test_one_that_has_no_more_than_a_mapping_in_a_copy_that_follows_is_found(
+    merged: Path, propagation: str
+) -> None:
+    code = WAYS["mapping"][0]
+    command = python(f"T = {str(merged)!r}\n{code}")
+    with process("unshare", "-m", "--propagation", "slave", *command) as pid:
+        found = [hold for hold in held(mount_at(merged)) if hold[1] != "copy"]
+    assert found == [(pid, "mapping", os.fsencode(merged / "file"))]
+
+
 def test_mounts_of_this_namespace_hold_without_a_process(merged: Path, propagation: str) -> None:
     mount = mount_at(merged)
     bind = merged.parent / "bind"

@@ -96,7 +96,7 @@ def _lacks_io_uring() -> bool:
 
 def test_a_loop_device_is_named(merged: Path) -> None:
     (merged / "disk").write_bytes(bytes(1 << 20))
-    command = ["losetup", "--find", "--show", merged / "disk"]
+    command = ["losetup", "--find", "--show", str(merged / "disk")]
     made = subprocess.run(command, check=False, capture_output=True, text=True)
     if made.returncode:
         needs.lack("a loop device")
