@@ -22,7 +22,7 @@ def web(ground: Ground) -> Iterator[Environment]:
         needs.lack("root (CAP_SYS_ADMIN), which mounting takes")
     project, home = ground.fresh("d"), ground.fresh("h")
     (project / "sub").mkdir(parents=True)
-    environment = bring_up(project, home, env={"GREETING": "hello", "HOME": "/of/the/stack"})
+    environment = bring_up(project, home, env={"GREETING": "hello", "EDITOR": "of the stack"})
     yield environment
     take_down(environment)
     trees.remove(project)
