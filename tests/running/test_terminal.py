@@ -32,9 +32,10 @@ while True: signal.pause()
 """
 CATCHES = """
 import signal
-signal.signal(signal.SIGINT, lambda *_: print("mine", flush=True))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 print("set", flush=True)
-signal.pause()
+signal.sigwait([signal.SIGINT])
+print("mine", flush=True)
 """
 
 
