@@ -6,18 +6,19 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from envstack.environment.groups import family_of
 from envstack.linux import cgroup, stopping
+from envstack.model import CheckpointId
 from tests.environment.harness import refused
 from tests.support import needs, waiting, ways
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from tests.environment.harness import Engine
 
@@ -87,17 +88,24 @@ def started(engine: Engine, code: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def written(layer: Path) -> list[int]:
-    """Return what the files hold, in the order in which they are written."""
+def written(engine: Engine, checkpoint: str) -> list[int]:
+    """Return what the files of a checkpoint hold, in the order in which they are written."""
+    store = engine.context.store
+    layers = store.trees(store.db.checkpoint(CheckpointId(checkpoint)).chain)
     names = [f"{name}{number}" for number in range(PAIRS) for name in ("first", "second")]
-    return [int((layer / name).read_text()) for name in names]
+    return [int(topmost(layers, os.fsencode(name)).read_text()) for name in names]
+
+
+def topmost(layers: Sequence[bytes], name: bytes) -> Path:
+    paths = (Path(os.fsdecode(os.path.join(layer, name))) for layer in layers)
+    return next(path for path in paths if path.exists())
 
 
 def test_a_live_checkpoint_under_it_is_one_instant(engine: Engine, kind: bytes) -> None:
     with started(engine, WRITER) as writer:
         for _ in range(ROUNDS):
             made = engine.checkpoint(mode="live")
-            values = written(engine.layer_of(made["id"]))
+            values = written(engine, made["id"])
             assert values == sorted(values, reverse=True)
             assert values[0] - values[-1] <= 1
             assert writer.poll() is None

@@ -8,11 +8,15 @@ import pytest
 
 from tests.running.harness import Environment, bring_up, take_down
 from tests.support import needs, trees
+from tests.support.profiles import IS_LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.ground import Ground
+
+collect_ignore = [] if IS_LONG else ["test_apt.py"]
+"""It installs a Debian."""
 
 
 @pytest.fixture(scope="module")
