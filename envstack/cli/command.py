@@ -95,7 +95,7 @@ def begin(ctx: typer.Context, as_json: bool) -> Output:
     return out
 
 
-def check_mode(mode: str, known: tuple[str, ...], not_yet: str) -> None:
+def check_mode(mode: str, known: tuple[str, ...], not_yet: str | None = None) -> None:
     """Raise UsageError unless `mode` is one of `known`."""
     if mode == not_yet:
         raise UsageError(f"--mode {mode} is not yet in this version", f"--mode {known[0]}")

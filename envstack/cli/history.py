@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from envstack.cli.output import Output
     from envstack.cli.text import Paint
 
+_NAMED = 10
+"""Paths that are named one by one."""
+
 _Message = Annotated[str, typer.Option("-m", "--message", metavar="MSG", help="What it is.")]
 _Tag = Annotated[
     str | None,
     typer.Option("--tag", metavar="TAG", help="A name for it.", show_default=False),
 ]
 _SealMode = Annotated[
-    str, typer.Option("--mode", metavar="auto|rotate", help="How to seal.", show_default=False)
+    str,
+    typer.Option("--mode", metavar="auto|rotate|live", help="How to seal.", show_default=False),
 ]
 _BackMode = Annotated[
     str, typer.Option("--mode", metavar="auto|swap", help="How to go back.", show_default=False)
@@ -48,8 +52,9 @@ def checkpoint(
 ) -> None:
     """Remember the merged tree as it is now.
 
-    Nothing is copied: the time it takes does not grow with the tree. Nobody may be inside; with
-    --force, those who only look are left behind in the old tree, which is read-only from then on.
+    Where nobody is inside nothing is copied, and the time it takes does not grow with the tree
+    (rotate). Else what changed is copied, and nobody inside notices (live). With --force, those who
+    only look are left behind in the old tree, which is read-only from then on.
 
     \b
     Examples:
@@ -57,7 +62,7 @@ def checkpoint(
       envstack checkpoint --tag v1
     """
     out = begin(ctx, json)
-    check_mode(mode, ("auto", "rotate"), not_yet="live")
+    check_mode(mode, ("auto", "rotate", "live"))
     params = {"tag": tag, "mode": mode, "sync": sync, "force": force}
     answer = calls.ask(out, place.here(), "env.checkpoint", message=text_of(message), **params)
     out.show(answer, _sealed(answer, out))
@@ -69,10 +74,22 @@ def _sealed(row: dict[str, Any], out: Output) -> Iterator[str]:
     made = f"checkpoint {text.revision(row['id'], paint)}{tag}"
     took = paint("dim", f" {row['duration_ms']:.1f} ms")
     yield text.titled(made, text.title(row["message"]), took, out.room)
+    if row["mode"] == "live":
+        yield paint("dim", f"live: {row['reason']}")
     if row["changes"] is not None and not any(row["changes"].values()):
         yield paint("dim", "nothing had changed: its tree is that of the checkpoint before it")
+    yield from _unstable(row["unstable"], paint)
     yield from text.left_behind(row["stranded"], paint)
     yield from text.drift(row["drift"], paint)
+
+
+def _unstable(paths: list[str], paint: Paint) -> Iterator[str]:
+    """Name what changed while it was copied, of which the checkpoint has no single moment."""
+    if paths:
+        yield paint("yellow", "changed while it was copied, and is not of one moment:")
+        yield from (f"  {text.name(path)}" for path in paths[:_NAMED])
+    if len(paths) > _NAMED:
+        yield f"  and {len(paths) - _NAMED:,} more"
 
 
 def rollback(

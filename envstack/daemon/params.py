@@ -78,7 +78,7 @@ class Params:
             raise UsageError(f"{name!r} must be an object of texts")
         return value
 
-    def choice(self, name: str, known: tuple[str, ...], unbuilt: tuple[str, ...]) -> str:
+    def choice(self, name: str, known: tuple[str, ...], unbuilt: tuple[str, ...] = ()) -> str:
         """Return one of `known`, the first where it is missing; `unbuilt` are not there yet."""
         value = self.text(name, known[0])
         if value in unbuilt:

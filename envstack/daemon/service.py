@@ -258,7 +258,7 @@ class Service:
     async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
         request = checkpoint.Request(
-            mode=params.choice("mode", (checkpoint.AUTO, history.ROTATE, history.LIVE), unbuilt=()),
+            mode=params.choice("mode", (checkpoint.AUTO, history.ROTATE, history.LIVE)),
             message=params.text("message", ""),
             tag=params.optional_text("tag"),
             force=params.flag("force"),

@@ -23,7 +23,8 @@ from envstack.environment.inside import describe, require_strandable
 from envstack.environment.live import seal_live
 from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
-from envstack.environment.swap import is_dirty, make_spare, new_upper, swap
+from envstack.environment.swap import make_spare, new_upper, swap
+from envstack.environment.unsealed import is_dirty
 from envstack.errors import StateError
 from envstack.linux.holders import find_holders
 from envstack.model import (

@@ -31,11 +31,11 @@ from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
 from envstack.environment.swap import discard, record_sealed
 from envstack.environment.trees import layer_trees, upper_tree
+from envstack.environment.unsealed import before
 from envstack.errors import EnvstackError, StateError
 from envstack.feed.doubt import grain_of
 from envstack.model import Checkpoint, Counts, Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay.diff import diff
-from envstack.overlay.listed import Listing, unpack
 from envstack.overlay.merged import LayerTree
 from envstack.overlay.mount import MAX_LOWERS
 from envstack.overlay.sameness import go_on
@@ -94,13 +94,13 @@ def seal_live(
         require_layers(ctx, env, chain, f"environment {env.name!r}")
     _require_depth(env, scene)
     ctx.store.db.require_space()
-    known = ctx.store.seals.find(scene)
+    listing, known = before(ctx, scene)
     ctx.announce(Step.STAGE)
     layer = Layer(LayerId(new_id()), LayerKind.UPPER, LayerState.BUILDING)
     ctx.store.db.add_layer(env.id, layer)
     with ExitStack() as undo:
         undo.callback(_drop, ctx, layer.id)
-        filled = _fill(ctx, env, scene, known, layer.id, tick)
+        filled = _fill(ctx, env, scene, listing, layer.id, tick)
         if filled.counts is None:
             row = new_checkpoint(env, scene.chain, message, tag, LIVE)
             row = _commit(ctx, env, replace(row, changes=Counts()), {})
@@ -129,11 +129,11 @@ def _fill(
     ctx: Context,
     env: Environment,
     scene: Scene,
-    known: int | None,
+    listing: Before | None,
     layer: LayerId,
     tick: Callable[[], None],
 ) -> _Filled:
-    """Fill a layer below `staging/` with what changed since the head; `known` is the record."""
+    """Fill a layer below `staging/` with what changed since the head."""
     tree = ctx.store.layers.stage(layer)
     head = layer_trees(ctx, env, scene.chain)
     ground = Ground(
@@ -144,7 +144,7 @@ def _fill(
         tick=tick,
     )
     with ExitStack() as stack:
-        sealing = open_sealing(stack, ground, _before(ctx, scene, known), tree)
+        sealing = open_sealing(stack, ground, listing, tree)
         ctx.announce(Step.COPY_CHANGES)
         sealing.copy()
         ctx.announce(Step.FREEZE)
@@ -157,23 +157,6 @@ def _fill(
         top = LayerTree(tree, marked_by_type=True)
         counts = tally(diff(head, (top, *head), tick))
     return _Filled(sealing.found, tuple(sorted(sealing.unstable)), counts)
-
-
-def _before(ctx: Context, scene: Scene, known: int | None) -> Before | None:
-    """Return what tells what the upper held when the head was sealed; None where nobody knows."""
-    if known is None:
-        return _nothing if scene.chain == scene.lowers else None
-
-    def directory(path: bytes) -> Listing:
-        packed = ctx.store.seals.directory(known, path)
-        return Listing() if packed is None else unpack(packed)
-
-    return directory
-
-
-def _nothing(_path: bytes) -> Listing:
-    """A head whose chain is mounted was sealed before the upper held anything."""
-    return Listing()
 
 
 def _publish(ctx: Context, env: Environment, layer: Layer) -> None:

@@ -31,15 +31,13 @@ from typing import TYPE_CHECKING
 
 from envstack.environment import views
 from envstack.environment.context import Pair, mount_source, now
-from envstack.environment.history import head_chain, merged_trees
 from envstack.environment.refusal import refused_layer
 from envstack.environment.steps import Step
-from envstack.environment.trees import layer_trees
+from envstack.environment.unsealed import is_dirty
 from envstack.errors import EnvstackError, Held, StateError, Unsupported
 from envstack.linux.syscalls import mount_id
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay import mount as overlay
-from envstack.overlay.diff import differs
 from envstack.overlay.root import copy_root, mark_dressed
 from envstack.store.records import ON_ANOTHER_CHAIN
 
@@ -165,12 +163,6 @@ def _is_clean(ctx: Context, env: Environment) -> bool:
     except (EnvstackError, OSError):
         _log.exception("%s: it cannot be told what was not sealed; all of it is saved", env.name)
         return False
-
-
-def is_dirty(ctx: Context, env: Environment) -> bool:
-    """Tell whether the merged tree differs from what the head shows."""
-    head = layer_trees(ctx, env, head_chain(ctx, env))
-    return differs(head, merged_trees(ctx, env))
 
 
 def build(ctx: Context, env: Environment) -> int:

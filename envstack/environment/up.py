@@ -30,7 +30,8 @@ from envstack.environment.mounting import (
 from envstack.environment.recover import seal_again
 from envstack.environment.rollback import exchange
 from envstack.environment.steps import Step
-from envstack.environment.swap import commit, discard, is_dirty, make_spare, new_upper
+from envstack.environment.swap import commit, discard, make_spare, new_upper
+from envstack.environment.unsealed import is_dirty
 from envstack.errors import EnvstackError, StateError
 from envstack.model import (
     Brought,

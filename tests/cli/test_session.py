@@ -71,9 +71,12 @@ def test_a_shell_inside_is_named_and_left_behind_only_when_told(session: Cli) ->
     (merged / "new").touch()
     with subprocess.Popen(["sleep", "60"], cwd=merged) as shell:
         try:
-            held = session("checkpoint", "--json")
+            held = session("checkpoint", "--mode", "rotate", "--json")
             assert (held.code, held.error["kind"]) == (4, "held")
             assert held.error["holders"][0]["pid"] == shell.pid
+            noticed = session("checkpoint").out
+            assert "live" in noticed
+            assert str(shell.pid) in noticed, "the reason names who is inside"
             assert str(shell.pid) in session("status").out
             told = session("checkpoint", "--mode", "rotate", "--force")
             assert (told.code, str(shell.pid) in told.out) == (0, True)

@@ -118,6 +118,29 @@ def _dirty(box: Crashbox) -> Expected:
     return Expected(((UP, third),), born=third)
 
 
+def _live(box: Crashbox) -> tuple[Tree, Tree]:
+    """Bring it up with a checkpoint, and a live one after it; return their trees."""
+    box.up()
+    box.edit(*FIRST)
+    first = box.remember(box.checkpoint("first", tag="first")["id"])
+    box.edit(*SECOND)
+    second = box.remember(box.checkpoint("second", tag="second", mode="live")["id"])
+    box.books.wait_until_in_order()
+    return first, second
+
+
+def _live_and_clean(box: Crashbox) -> Expected:
+    _first, second = _live(box)
+    return Expected(((UP, second),), born=second)
+
+
+def _live_and_dirty(box: Crashbox) -> Expected:
+    _live(box)
+    box.edit(*THIRD)
+    third = box.judge.now()
+    return Expected(((UP, third),), born=third)
+
+
 def _dirty_to_save(box: Crashbox) -> Expected:
     first, _second, third = _changes(box)
     return Expected(((UP, third), (UP, first)), born=third)
@@ -201,6 +224,7 @@ _SWAP = (
     *(Step.SEAL, Step.RECORD, Step.SPARE),
 )
 _SEALED = (Step.SUM, Step.SYNC, Step.COUNT)
+_COPIED = (Step.STAGE, Step.COPY_CHANGES, Step.FREEZE, Step.CATCH_UP)
 _DOWN = (Step.REGISTER, Step.UNMOUNT, Step.COMMIT)
 
 OPERATIONS = (
@@ -256,6 +280,18 @@ OPERATIONS = (
         (*_SWAP, *_SEALED),
     ),
     Operation("checkpoint-of-nothing", _checkpoint_of_nothing, Crashbox.checkpoint, (Step.COMMIT,)),
+    Operation(
+        "live-checkpoint",
+        _live_and_dirty,
+        lambda box: box.checkpoint(mode="live"),
+        (*_COPIED, Step.PUBLISH, Step.COMMIT, Step.REMEMBER, Step.RECORD, Step.SUM, Step.SYNC),
+    ),
+    Operation(
+        "live-checkpoint-of-nothing",
+        _live_and_clean,
+        lambda box: box.checkpoint(mode="live"),
+        (*_COPIED, Step.COMMIT, Step.DELETE, Step.REMEMBER),
+    ),
     Operation(
         "rollback-with-saved",
         _dirty_to_save,

@@ -46,7 +46,7 @@ syscalls.set_propagation(b'/', syscalls.MS_REC | syscalls.MS_PRIVATE)""",
 """What would lose data."""
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "checkpoint": lambda engine, **options: engine.checkpoint(**options),
+    "checkpoint": lambda engine, **options: engine.checkpoint(mode="rotate", **options),
     "rollback": lambda engine, **options: engine.rollback("base", **options),
 }
 

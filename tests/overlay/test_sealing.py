@@ -1,4 +1,4 @@
-"""A layer made of a live upper, on those made before, shows what the mount showed; each by itself."""
+"""A layer made of a live upper, on those made before, shows what the mount showed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import stat
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tests.support.trees import Tree
 
     Act = Callable[[Path], object]
+    Edits = list[tuple[str, str, str]]
 
 pytestmark = pytest.mark.kernel
 
@@ -85,6 +87,28 @@ def replace_by(path: Path, act: Act) -> None:
 
 NULL = os.makedev(1, 3)
 
+
+def both(*acts: Act) -> Act:
+    """Do one after the other."""
+    return lambda tree: [act(tree) for act in acts]
+
+
+def make(name: str, inside: str) -> Act:
+    """Make a directory with a file in it."""
+
+    def act(tree: Path) -> None:
+        (tree / name).mkdir()
+        (tree / name / inside).write_text(inside)
+
+    return act
+
+
+def move(one: str, other: str) -> Act:
+    return lambda tree: os.rename(tree / one, tree / other)
+
+
+ODD = b"/\xff" + b"\xfe" * 254
+
 STORIES: dict[str, list[Act]] = {
     "a file is added, changed, deleted": [
         lambda t: (t / "new").write_text("1"),
@@ -109,55 +133,50 @@ STORIES: dict[str, list[Act]] = {
         lambda t: remake(t / "d/e"),
     ],
     "a directory of the upper alone is remade": [
-        lambda t: ((t / "n").mkdir(), (t / "n/a").write_text("a")),
-        lambda t: (remake(t / "n"), (t / "n/b").write_text("b")),
+        make("n", "a"),
+        both(lambda t: shutil.rmtree(t / "n"), make("n", "b")),
         lambda t: remake(t / "n"),
     ],
     "directories change places": [
-        lambda t: [((t / n).mkdir(), (t / n / n).write_text(n)) for n in ("p", "q")],
-        lambda t: (
-            os.rename(t / "p", t / "r"),
-            os.rename(t / "q", t / "p"),
-            os.rename(t / "r", t / "q"),
-        ),
-        lambda t: os.rename(t / "p", t / "q/inside"),
+        both(make("p", "p"), make("q", "q")),
+        both(move("p", "r"), move("q", "p"), move("r", "q")),
+        move("p", "q/inside"),
     ],
     "a file becomes a directory and back": [
-        lambda t: replace_by(t / "file", lambda p: (p / "below").mkdir(parents=True)),
+        lambda t: replace_by(t / "file", lambda path: (path / "below").mkdir(parents=True)),
         lambda t: (t / "file/below/x").write_text("x"),
-        lambda t: replace_by(t / "file", lambda p: p.write_text("a file again")),
-        lambda t: replace_by(t / "file", lambda p: p.mkdir()),
+        lambda t: replace_by(t / "file", lambda path: path.write_text("a file again")),
+        lambda t: replace_by(t / "file", lambda path: path.mkdir()),
     ],
     "a directory becomes a file, a link, a fifo, a socket, a device": [
-        lambda t: replace_by(t / "d", lambda p: p.write_text("file")),
-        lambda t: replace_by(t / "d", lambda p: p.symlink_to("empty")),
+        lambda t: replace_by(t / "d", lambda path: path.write_text("file")),
+        lambda t: replace_by(t / "d", lambda path: path.symlink_to("empty")),
         lambda t: replace_by(t / "d", os.mkfifo),
         lambda t: replace_by(t / "d", listen),
-        lambda t: replace_by(t / "d", lambda p: os.mknod(p, stat.S_IFCHR | 0o640, NULL)),
-        lambda t: replace_by(t / "d", lambda p: p.mkdir()),
+        lambda t: replace_by(t / "d", lambda path: os.mknod(path, stat.S_IFCHR | 0o640, NULL)),
+        lambda t: replace_by(t / "d", lambda path: path.mkdir()),
     ],
     "modes, owners and attributes change": [
-        lambda t: ((t / "file").chmod(0o4711), (t / "d/e").chmod(0o700)),
+        both(lambda t: (t / "file").chmod(0o4711), lambda t: (t / "d/e").chmod(0o700)),
         lambda t: os.chown(t / "link", 1, 2, follow_symlinks=False),
-        lambda t: (
-            os.setxattr(t / "d", "user.new", b""),
-            os.removexattr(t / "file", "user.colour"),
-        ),
+        lambda t: os.setxattr(t / "d", "user.new", b""),
+        lambda t: os.removexattr(t / "file", "user.colour"),
         lambda t: os.setxattr(t / "file", "trusted.overlay.opaque", b"y"),
         lambda t: os.removexattr(t / "d", "user.new"),
     ],
     "the root's own change": [
         lambda t: t.chmod(0o700),
         lambda t: os.setxattr(t, "user.new", b"1"),
-        lambda t: (os.removexattr(t, "user.new"), os.chown(t, 1, 1)),
+        both(lambda t: os.removexattr(t, "user.new"), lambda t: os.chown(t, 1, 1)),
     ],
     "names are no UTF-8": [
-        lambda t: os.mkdir(os.fsencode(t) + b"/\xff" + b"\xfe" * 254),
-        lambda t: open(os.fsencode(t) + b"/\xff" + b"\xfe" * 254 + b"/ \n", "w").close(),
+        lambda t: os.mkdir(os.fsencode(t) + ODD),
+        lambda t: os.mkfifo(os.fsencode(t) + ODD + b"/ \n"),
         lambda t: os.rmdir(os.fsencode(t) + b"/empty"),
     ],
     "sparse, empty and unreadable files": [
-        lambda t: (sparse(t / "sparse"), (t / "nothing").touch(), unreadable(t / "secret")),
+        both(lambda t: sparse(t / "sparse"), lambda t: (t / "nothing").touch()),
+        lambda t: unreadable(t / "secret"),
         lambda t: (t / "secret").write_text("another"),
     ],
 }
@@ -169,7 +188,7 @@ def test_each_chain_shows_what_the_mount_showed(
     stage: Stage, story: list[Act], by_record: bool
 ) -> None:
     told = []
-    for act in [lambda _: None, *story, lambda _: None]:
+    for act in [both(), *story, both()]:
         act(stage.merged)
         before = trees.snapshot(stage.merged)
         stage.seal(by_record=by_record)
@@ -180,61 +199,47 @@ def test_each_chain_shows_what_the_mount_showed(
             assert not trees.differences(alone(trees.snapshot(shown)), alone(tree))
 
 
-NAMES = st.sampled_from(
-    ["a", "b", "c", "d", "d/e", "d/e/one", "d/two", "a/a", "a/b", "b/a", "file"]
-)
-EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(
-            [
-                *("write", "append", "mkdir", "remove", "rename", "link", "symlink"),
-                *("chmod", "fifo", "attribute", "remake"),
-            ]
-        ),
-        NAMES,
-        NAMES,
-    ),
-    max_size=6,
-)
+def append(path: Path, content: str) -> None:
+    with path.open("a") as file:
+        file.write(content)
+
+
+def delete(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+DEEDS: dict[str, Callable[[Path, Path, int], object]] = {
+    "write": lambda path, _, number: path.write_text(f"{number}"),
+    "append": lambda path, _, number: append(path, f"{number}"),
+    "mkdir": lambda path, *_: path.mkdir(),
+    "remove": lambda path, *_: delete(path),
+    "rename": lambda path, other, _: path.rename(other),
+    "link": lambda path, other, _: os.link(path, other, follow_symlinks=False),
+    "symlink": lambda path, other, _: path.symlink_to(other),
+    "chmod": lambda path, _, number: path.chmod(0o700 + number % 0o100),
+    "fifo": lambda path, *_: os.mkfifo(path),
+    "attribute": lambda path, _, number: os.setxattr(path, "user.a", b"%d" % number),
+    "remake": lambda path, *_: remake(path),
+}
 
 
 def do(tree: Path, number: int, what: str, one: str, other: str) -> None:
     """Do it if it can be done."""
-    path = tree / one
     with suppress(OSError):
-        match what:
-            case "write":
-                path.write_text(f"{number}")
-            case "append":
-                with path.open("a") as file:
-                    file.write(f"{number}")
-            case "mkdir":
-                path.mkdir()
-            case "remove":
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            case "rename":
-                path.rename(tree / other)
-            case "link":
-                os.link(path, tree / other, follow_symlinks=False)
-            case "symlink":
-                path.symlink_to(other)
-            case "chmod":
-                path.chmod(0o700 + number % 0o100)
-            case "fifo":
-                os.mkfifo(path)
-            case "attribute":
-                os.setxattr(path, "user.a", b"%d" % number)
-            case "remake":
-                remake(path)
+        DEEDS[what](tree / one, tree / other, number)
 
 
+NAMES = st.sampled_from(
+    ["a", "b", "c", "d", "d/e", "d/e/one", "d/two", "a/a", "a/b", "b/a", "file"]
+)
+EDITS = st.lists(st.tuples(st.sampled_from(list(DEEDS)), NAMES, NAMES), max_size=6)
 CHAPTERS = st.lists(st.tuples(EDITS, EDITS, st.booleans(), st.booleans()), min_size=1, max_size=6)
 
 
 @settings(COMMON, max_examples=2000 if IS_LONG else 40)
 @given(chapters=CHAPTERS)
 def test_so_does_any_chain_after_any_edits(
-    ground: Ground, chapters: list[tuple[list[tuple[str, str, str]], ...]]
+    ground: Ground, chapters: list[tuple[Edits, Edits, bool, bool]]
 ) -> None:
     """Half of the edits are made while a layer is being filled."""
     place = ground.fresh("s")
@@ -242,7 +247,7 @@ def test_so_does_any_chain_after_any_edits(
     try:
         stage, told, number = Stage(place, base), [], 0
 
-        def edit(edits: list[tuple[str, str, str]]) -> None:
+        def edit(edits: Edits) -> None:
             nonlocal number
             for each in edits:
                 number += 1
@@ -251,10 +256,8 @@ def test_so_does_any_chain_after_any_edits(
         with stage.mounted():
             for before, between, by_record, frozen in chapters:
                 edit(before)
-                if frozen:
-                    stage.seal(by_record=by_record, frozen=True, between=lambda: edit(between))
-                else:
-                    stage.seal(by_record=by_record)
+                meanwhile = partial(edit, between) if frozen else int
+                stage.seal(by_record=by_record, frozen=frozen, between=meanwhile)
                 told.append((list(stage.chain), trees.snapshot(stage.merged)))
             for chain, tree in told:
                 with stage.shown(chain) as shown:
