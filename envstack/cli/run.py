@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _FAILED = 125
 """As env(1) and Docker have it: the command cannot be blamed for it."""
 
+_BY_SIGNAL = 128
+"""What a shell adds to the number of the signal that has ended a command."""
+
 _LISTED = 20
 """How many changes of a command are shown."""
 
@@ -100,9 +103,9 @@ def run(
     with _own_failures():
         visit = _Visit.here(out, has_network=not no_network)
         if not checkpoint:
-            raise typer.Exit(visit.run(words))
+            _end(visit.run(words))
         said = text_of(message or shlex.join(command))
-        raise typer.Exit(_run_between_checkpoints(out, visit, words, said))
+        _end(_run_between_checkpoints(out, visit, words, said))
 
 
 def shell(ctx: typer.Context, no_network: _NoNetwork = False, json: Json = False) -> None:
@@ -118,7 +121,7 @@ def shell(ctx: typer.Context, no_network: _NoNetwork = False, json: Json = False
     """
     out = _begin(ctx, json, "a shell prints")
     with _own_failures():
-        raise typer.Exit(_Visit.here(out, has_network=not no_network).run_shell())
+        _end(_Visit.here(out, has_network=not no_network).run_shell())
 
 
 def _begin(ctx: typer.Context, json: bool, why: str) -> Output:
@@ -126,6 +129,19 @@ def _begin(ctx: typer.Context, json: bool, why: str) -> Output:
     if out.as_json:
         raise UsageError(f"there is no --json here: {why}", "leave it out")
     return out
+
+
+def _end(code: int) -> NoReturn:
+    """End as the command has ended; a signal is less than 0."""
+    if code < 0:
+        from envstack.cli import supervise
+
+        supervise.end_by(-code)
+    raise typer.Exit(_as_shells_do(code))
+
+
+def _as_shells_do(code: int) -> int:
+    return code if code >= 0 else _BY_SIGNAL - code
 
 
 @contextmanager
@@ -201,7 +217,7 @@ class _Visit:
         # Without a group it may be stopped by a signal, which nobody outside is to see.
         from envstack.cli import supervise
 
-        return supervise.run(lambda: self._become(program), lambda pid: pid)
+        return supervise.run(lambda: self._become(program))
 
     def _run_in(self, sandbox: Sandbox, program: Program) -> int:
         from envstack.cli import supervise
@@ -216,12 +232,12 @@ class _Visit:
             os.set_inheritable(writing, True)
             self._become(inner)
 
-        def receiver(monitor: int) -> int:
+        def child_of(_bwrap: int) -> int | None:
             os.close(writing)
-            return report.child(monitor)
+            return report.child()
 
-        code = supervise.run(become, receiver)
-        return code if report.has_run() else _FAILED
+        code, is_commands = supervise.run_below(become, child_of)
+        return code if is_commands or report.has_run() or code < 0 else _FAILED
 
     def _become(self, program: Program) -> NoReturn:
         """Be the program, in a child: what goes wrong is said here."""
@@ -267,7 +283,9 @@ def _run_between_checkpoints(
             way_back = f"envstack rollback {before[: text.ID_SHOWN]}"
             name = text.name(os.fsdecode(words[0]))
             out.tell(
-                out.paint_errors("yellow", f"{name} ended with {code}; to go back: {way_back}")
+                out.paint_errors(
+                    "yellow", f"{name} ended with {_as_shells_do(code)}; to go back: {way_back}"
+                )
             )
     return code
 

@@ -54,7 +54,7 @@ class Sandbox:
         program = shutil.which("bwrap")
         if program is None:
             raise NoBubblewrap("bubblewrap is not installed", "apt-get install bubblewrap")
-        words = [os.fsencode(program), b"--die-with-parent", b"--json-status-fd", b"%d" % report]
+        words = [os.fsencode(program), b"--json-status-fd", b"%d" % report]
         if self.root == b"/":
             words += [b"--dev-bind", b"/", b"/"]
         else:
@@ -125,14 +125,14 @@ class Report:
         self._pipe = FileIO(reading)
         self._said = b""
 
-    def child(self, monitor: int) -> int:
-        """Wait for the command's process id and return it; that of `monitor` if it never comes."""
+    def child(self) -> int | None:
+        """Wait for the process id of what will be the command; None where bwrap has failed."""
         while b"\n" not in self._said and (more := self._pipe.read(4096)):
             self._said += more
-        return self._value("child-pid") or monitor
+        return self._value("child-pid")
 
     def has_run(self) -> bool:
-        """Tell, at the end, whether there was a command: else it is bwrap that has failed."""
+        """Tell, when bwrap has ended, whether it has seen the end of a command."""
         self._said += self._pipe.read() or b""
         self._pipe.close()
         return self._value("exit-code") is not None

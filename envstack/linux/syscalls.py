@@ -66,6 +66,7 @@ KCMP_FS = 3
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -352,6 +353,14 @@ def set_death_signal(number: int) -> None:
     _check(
         _libc.prctl(ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(number)),
         "prctl PR_SET_PDEATHSIG",
+    )
+
+
+def set_child_subreaper() -> None:
+    """Have orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER)."""
+    _check(
+        _libc.prctl(ctypes.c_int(_PR_SET_CHILD_SUBREAPER), ctypes.c_ulong(1), 0, 0, 0),
+        "prctl PR_SET_CHILD_SUBREAPER",
     )
 
 

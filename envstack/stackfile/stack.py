@@ -121,7 +121,7 @@ def differences(old: str, new: str) -> list[str]:
     """
     before, after = json.loads(old), json.loads(new)
     words = [
-        f"{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
+        f"{key}: {_shown(before.get(key, 'not given'))} -> {_shown(after.get(key, 'not given'))}"
         for key in ("version", "name", "mount", "root")
         if before.get(key) != after.get(key)
     ]

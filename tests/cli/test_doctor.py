@@ -250,3 +250,15 @@ def test_people_see_marks_and_the_hint_below(cli: Cli) -> None:
     plain = cli("doctor").out
     assert "\x1b" not in plain
     assert plain.splitlines()[0].startswith("✓ kernel")
+
+
+def test_it_tells_how_commands_are_made_to_stand_still(cli: Cli) -> None:
+    found = checks(cli("doctor", "--json"))["freezing"]
+    assert (found["state"], found["found"].startswith("by ")) == ("ok", True)
+    none = cli.python(
+        "import envstack.linux.cgroup as cgroup; cgroup._places = lambda: iter(())",
+        *("doctor", "--json"),
+    )
+    found = checks(none)["freezing"]
+    assert (found["state"], found["found"]) == ("limited", "no cgroup can be made here")
+    assert "SIGSTOP" in found["hint"]

@@ -27,7 +27,7 @@ WAYS = pytest.mark.parametrize("how", [(), ("--no-network",)], ids=["as it is", 
 
 def test_it_has_the_stacks_variables_over_the_users_own(web: Environment) -> None:
     told = web.at(web.project, OWN="mine", GREETING="not this")("run", "env").out.splitlines()
-    assert {"OWN=mine", "GREETING=hello", "HOME=/of/the/stack", "ENVSTACK_ENV=web"} <= set(told)
+    assert {"OWN=mine", "GREETING=hello", "EDITOR=of the stack", "ENVSTACK_ENV=web"} <= set(told)
     assert f"ENVSTACK_MOUNT={web.merged}" in told
     assert f"PWD={web.merged}" in told
 
@@ -75,7 +75,7 @@ def test_a_signal_for_envstack_reaches_the_command(web: Environment, how: tuple[
         assert client.wait(WITHIN) == 7
 
 
-@WAYS
+@pytest.mark.parametrize("how", [(), ("--checkpoint",)], ids=["as it is", "supervised"])
 def test_the_command_does_not_outlive_an_envstack_that_is_killed(
     web: Environment, how: tuple[str, ...]
 ) -> None:
