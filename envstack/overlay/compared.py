@@ -1,7 +1,8 @@
 """A layer in the making filled with what two chains show differently, where no record tells.
 
 It is to lie on the first chain and show with it what the second one shows. Slow, for it looks at
-all that is not shared; exact, times alone and names of one file aside, which are no difference.
+all that is not shared; exact, times alone aside, which are no difference. Where a file has several
+names all of them are put, so that they are names of one file, or of several, as in the second one.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from envstack.overlay.diff import differences
 from envstack.overlay.entry import open_to_read
 from envstack.overlay.listed import facts_of, is_young
 from envstack.overlay.making import Copied
+from envstack.overlay.sameness import Sameness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from envstack.overlay.diff import Difference
     from envstack.overlay.making import Making
-    from envstack.overlay.merged import LayerTree
+    from envstack.overlay.merged import Entry, LayerTree
 
 _ROOT = b"."
 
@@ -93,9 +95,19 @@ def lay(
     read. Raises as `differences` does.
     """
     laying = _Laying(making, after)
-    for difference in differences(before, after, paths, tick):
+    for difference in differences(before, after, paths, tick, _ByLinks):
         laying.take(difference)
     return laying.unstable
+
+
+class _ByLinks(Sameness):
+    """Has a file with several names differ wherever it is not the very same file of a layer."""
+
+    def same(self, name: bytes, old: Entry, new: Entry) -> bool:
+        has_names = max(old.status.st_nlink, new.status.st_nlink) > 1
+        if has_names and not new.is_dir and old.tree != new.tree:
+            return False
+        return super().same(name, old, new)
 
 
 class _Laying:
