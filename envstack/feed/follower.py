@@ -69,10 +69,6 @@ _NOT_YET = -1
 """Stands for the last operation told while what is there is not yet all taken for told."""
 
 
-_AFTER_ALL = frozenset({Op.DOWN, Op.CHECKPOINT})
-"""What is told after all that was there when it was done, though the upper may stay."""
-
-
 class _Overtaken(Exception):
     """Something was done to the environment while it was looked at: that is to be told first."""
 
@@ -262,7 +258,7 @@ class Follower:
         try:
             if operation.op is Op.RELAY or before.upper != followed.upper:
                 raise Damaged(f"what {operation.op} did to the tree cannot be told")
-            if before.upper != after.upper or operation.op in _AFTER_ALL:
+            if before.upper != after.upper or operation.op is Op.DOWN:
                 ground = self._ground(before.upper, before.lowers)
                 self._look(ground, wish.everywhere(), self._doubt, self._write_found)
             batch = Batch(list(self._bodies(operation)), ops=operation.number)
