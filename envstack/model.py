@@ -213,7 +213,11 @@ class EnvState(StrEnum):
 
 
 class HoldKind(StrEnum):
-    """In what way the merged tree is held. The second group would be harmed, not just stranded."""
+    """In what way the merged tree is held. The second group would be harmed, not just stranded.
+
+    `OVERLAY`: another overlay has it as a layer. `UNKNOWN`: the kernel counts a user whom nothing
+    names; if that one writes, the lock of the mount says so.
+    """
 
     CWD = "cwd"
     ROOT = "root"
@@ -223,12 +227,15 @@ class HoldKind(StrEnum):
     INOTIFY = "inotify"
     LOCK = "lock"
     SOCKET = "socket"
+    OVERLAY = "overlay"
+    UNKNOWN = "unknown"
 
     WRITING = "writing"
     MAPPING_WRITABLE = "mapping-writable"
     BIND = "bind"
     COPY = "copy"
     MOUNT_INSIDE = "mount-inside"
+    LOOP = "loop"
 
 
 STRANDABLE = frozenset(
@@ -241,6 +248,8 @@ STRANDABLE = frozenset(
         HoldKind.INOTIFY,
         HoldKind.LOCK,
         HoldKind.SOCKET,
+        HoldKind.OVERLAY,
+        HoldKind.UNKNOWN,
     }
 )
 """Holds that `--force` may leave behind in the old tree; the others refuse it."""
@@ -256,7 +265,11 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who is inside a merged tree. `pid` is None where no process can be named (a mount)."""
+    """Who is inside a merged tree.
+
+    `pid` is None where no process can be named; `command` is "mount" or a loop device then, or
+    "unknown".
+    """
 
     pid: int | None
     command: str

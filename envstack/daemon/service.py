@@ -22,6 +22,7 @@ from envstack.daemon.access import Access
 from envstack.daemon.asking import askers, audience, check_of
 from envstack.daemon.feeds import Feeds
 from envstack.daemon.following import Following
+from envstack.daemon.freshening import Freshening
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.listing import listing
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
-    from envstack.model import Environment, Status
+    from envstack.model import EnvId, Environment, Status
     from envstack.overlay.diff import Difference
 
 _log = logging.getLogger(__name__)
@@ -108,10 +109,13 @@ class Service:
             await feeds.open(ctx)
             await to_thread.run_sync(recover.recover, ctx)
             await feeds.begin()
-            self.access = Access(ctx, feeds.nudge)
+            self.access = Access(ctx, self._worked)
             self._feeds = feeds
+            self._freshening = Freshening(self.access, self._tasks)
             self._following = Following(self.access, feeds)
             jobs.open()
+            for env in await to_thread.run_sync(ctx.store.db.environments):
+                self._freshening.nudge(env.id)
             await self._tasks.start(keep_watch, self._put_back)
             stack.callback(self._tasks.cancel_scope.cancel)
             stack.callback(self._sizes.close)
@@ -125,6 +129,11 @@ class Service:
         traceback: TracebackType | None,
     ) -> bool | None:
         return await self._stack.__aexit__(kind, error, traceback)
+
+    def _worked(self, env: EnvId) -> None:
+        """Take note that somebody has worked with an environment."""
+        self._feeds.nudge(env)
+        self._freshening.nudge(env)
 
     @property
     def _ctx(self) -> Context:

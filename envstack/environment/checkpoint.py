@@ -26,7 +26,7 @@ from envstack.environment.steps import Step
 from envstack.environment.swap import make_spare, new_upper, swap
 from envstack.environment.unsealed import is_dirty
 from envstack.errors import StateError
-from envstack.linux.holders import find_holders
+from envstack.linux.holders import find_holder
 from envstack.model import (
     Checkpoint,
     Counts,
@@ -99,9 +99,9 @@ def _choose(mount: Mount, request: Request) -> Choice:
         return Choice(request.mode, "asked for")
     if request.force:
         return Choice(ROTATE, "--force leaves behind who is inside")
-    holders = find_holders(mount, ignore=request.ignore)
-    if holders:
-        return Choice(LIVE, describe(holders))
+    holder = find_holder(mount, ignore=request.ignore)
+    if holder is not None:
+        return Choice(LIVE, describe((holder,)))
     return Choice(ROTATE, "nobody is inside")
 
 

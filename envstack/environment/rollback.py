@@ -28,7 +28,7 @@ from envstack.environment.orphans import orphans
 from envstack.environment.steps import Step
 from envstack.environment.swap import make_spare, new_upper, swap
 from envstack.environment.trees import layer_trees
-from envstack.linux.holders import find_holders
+from envstack.linux.holders import find_holder
 from envstack.model import LayerState, RolledBack
 from envstack.overlay.diff import diff
 from envstack.store.records import Op, Transition
@@ -121,9 +121,9 @@ def _choose(mount: Mount, request: Request) -> Choice:
         return Choice(request.mode, "asked for")
     if request.force:
         return Choice(SWAP, "--force leaves behind who is inside")
-    holders = find_holders(mount, ignore=request.ignore)
-    if holders:
-        return Choice(IN_PLACE, describe(holders))
+    holder = find_holder(mount, ignore=request.ignore)
+    if holder is not None:
+        return Choice(IN_PLACE, describe((holder,)))
     return Choice(SWAP, "nobody is inside")
 
 

@@ -59,6 +59,9 @@ class Views:
     held: Callable[[], object]
 
 
+_STATES = {Op.UP: "mounted", Op.REBUILD: "swapped", Op.DOWN: "unmounted"}
+"""What each of these makes of the mount."""
+
 _NOT_YET = -1
 """Stands for the last operation told while what is there is not yet all taken for told."""
 
@@ -290,13 +293,13 @@ class Follower:
                 yield body(RollbackEnd("", 0, to))
             case Op.ROLLBACK_BEGIN:
                 yield body(RollbackBegin("", 0, after.head or BASE))
-            case Op.UP | Op.REBUILD:
+            case Op.UP | Op.REBUILD | Op.DOWN:
                 yield from map(sealed, saved)
-                yield _mount("mounted" if operation.op is Op.UP else "swapped")
+                yield _mount(_STATES[operation.op])
                 if is_swapped:
                     yield from self._differences(before, after)
-            case Op.DOWN:
-                yield _mount("unmounted")
+            case Op.FRESH if before.wanted:
+                yield _mount("swapped")  # and shows what the old one showed
 
     def _differences(self, before: Standing, after: Standing) -> Iterator[str]:
         """Yield what a fresh upper on another chain shows changed."""

@@ -25,7 +25,7 @@ class Op(StrEnum):
     """What a user asked for; each is a row in `ops` once it is done.
 
     `ROLLBACK_BEGIN` is one when it is begun: a rollback in place, whose changes are seen as they
-    are made.
+    are made. For `FRESH` nobody asked: the daemon lets go of an upper that repeats layers.
     """
 
     UP = "up"
@@ -35,9 +35,10 @@ class Op(StrEnum):
     ROLLBACK_BEGIN = "rollback-begin"
     REBUILD = "rebuild"
     RELAY = "relay"
+    FRESH = "fresh"
 
 
-ON_ANOTHER_CHAIN = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY})
+ON_ANOTHER_CHAIN = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY, Op.FRESH})
 """What puts a fresh upper on another chain, and may find that there was nothing to save."""
 
 
