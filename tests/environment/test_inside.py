@@ -134,7 +134,7 @@ def test_a_message_names_the_first_of_many_holders_and_counts_the_rest(
     for holder in holders:
         holder.do("os.chdir(T)")
     with refused(4, "held") as refusal:
-        engine.checkpoint()
+        engine.checkpoint(mode="rotate")
     assert {row["pid"] for row in refusal.holders} == {holder.pid for holder in holders}
     assert f"(pid {refusal.holders[0]['pid']})" in refusal.message
     assert "and 5 more" in refusal.message
@@ -207,7 +207,7 @@ def test_one_who_never_stops_writing_is_met_with_patience_and_then_a_refusal(
     engine.at[Step.LOCK] = lambda: writer.do("fd = os.open(T + '/file', os.O_WRONLY)")
     before = engine.status()["upper"]
     with nothing_changes(engine), refused(4, "held"):
-        engine.checkpoint()
+        engine.checkpoint(mode="rotate")
     assert engine.status()["upper"] == before
     assert writer.do("os.write(fd, b'goes on')") is None
     engine.at.clear()

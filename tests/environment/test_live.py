@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from envstack.environment import status
+from envstack.environment.steps import Step
 from tests.environment.harness import mounts_at, refused
 from tests.support import trees
 
@@ -43,7 +45,8 @@ def test_the_upper_and_the_mount_stay_and_the_head_moves(engine: Engine) -> None
     assert row["changes"] == answer["changes"]
 
 
-def test_nothing_is_unsealed_after_it(engine: Engine) -> None:
+def test_nothing_is_unsealed_after_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "_LOOK", 60.0)
     engine.write("file")
     (engine.merged / "dir/inner").unlink()
     first = live(engine)["id"]
@@ -162,6 +165,18 @@ def test_auto_is_live_where_somebody_is_inside(engine: Engine, bystander: Start)
     inside.close()
     second = engine.checkpoint()
     assert (second["mode"], second["reason"]) == ("rotate", "nobody is inside")
+
+
+def test_who_comes_when_nobody_was_inside_makes_it_live(engine: Engine, bystander: Start) -> None:
+    engine.write("file")
+    writer = bystander()
+    engine.at[Step.LOCK] = lambda: writer.do("fd = os.open(T + '/file', os.O_WRONLY)")
+    answer = engine.checkpoint()
+    assert answer["mode"] == "live"
+    assert "goes on writing" in answer["reason"]
+    assert engine.log()[0]["id"] == answer["id"]
+    assert writer.do("os.write(fd, b'goes on')") is None
+    writer.do("os.close(fd)")
 
 
 def test_rotate_refuses_whom_it_would_strand(engine: Engine, bystander: Start) -> None:
