@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from envstack.cli import calls, place, prompt, text
+from envstack.cli import calls, place, text
 from envstack.cli.command import Command, Json, begin, text_of
 from envstack.cli.diff import changes
 from envstack.cli.program import CannotRun, Program
-from envstack.cli.sandbox import Report, Sandbox
 from envstack.errors import Cancelled, EnvstackError, UsageError
 from envstack.rpc.shapes import told_bytes
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from envstack.cli.output import Output
+    from envstack.cli.sandbox import Sandbox
 
 _FAILED = 125
 """As env(1) and Docker have it: the command cannot be blamed for it."""
@@ -183,6 +183,8 @@ class _Visit:
 
     def run_shell(self) -> int:
         """Run the user's shell and return its exit code."""
+        from envstack.cli import prompt
+
         row = self.ask("env.enter")
         environ = _environ(row)
         chosen = environ.get(b"SHELL") or _SHELL
@@ -221,6 +223,7 @@ class _Visit:
 
     def _run_in(self, sandbox: Sandbox, program: Program) -> int:
         from envstack.cli import supervise
+        from envstack.cli.sandbox import Report
 
         reading, writing = os.pipe()
         report = Report(reading)
@@ -249,6 +252,8 @@ class _Visit:
             os._exit(told.exit_code)
 
     def _sandbox(self, row: dict[str, Any], shown: dict[bytes, bytes]) -> Sandbox:
+        from envstack.cli.sandbox import Sandbox
+
         root = told_bytes(row["mount"]) if row["root"] else b"/"
         directory = self._directory(row)
         if row["root"]:

@@ -50,9 +50,9 @@ class Groups:
         """Let everybody go on who was left frozen, find who is inside, remove what is empty."""
         for name in os.listdir(self._home):
             if name.startswith(_RECORD) and not name.endswith(b".new"):
-                thaw(self._group_marked(EnvId(name.removeprefix(_RECORD).decode())).order)
+                _thaw(self._group_marked(EnvId(name.removeprefix(_RECORD).decode())))
         for name, group in cgroup.find(self._family):
-            group.thaw()
+            _thaw(group)
             self._cgroups[EnvId(name.decode())].add(group)
         for env in list(self._cgroups):
             self.clear(env)
@@ -98,3 +98,11 @@ class Groups:
 
     def _group_marked(self, env: EnvId) -> Marked:
         return Marked(env.encode(), os.path.join(self._home, _RECORD + env.encode()))
+
+
+def _thaw(group: Group) -> None:
+    """Let everybody in a group go on, if that can be: a start must not fail for it."""
+    try:
+        thaw(group.order)
+    except OSError as error:
+        _log.warning("%s cannot be thawed: %s", os.fsdecode(group.order), error)

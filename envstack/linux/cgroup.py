@@ -77,7 +77,10 @@ class Cgroup:
 
     def is_empty(self) -> bool:
         """Tell whether nobody is in the group, nor in any below it."""
-        return not any(_members(directory) for directory in self._directories())
+        if self.kind == V2:
+            return b"populated 1" not in _content(os.path.join(self.path, b"cgroup.events"))
+        members = (os.path.join(path, b"cgroup.procs") for path in self._directories())
+        return not any(map(_content, members))
 
     def remove(self) -> None:
         """Remove the group and those below it that are empty; who is in one keeps it."""
@@ -216,9 +219,10 @@ def _is_still_v1(path: bytes, deadline: float) -> bool:
     return True
 
 
-def _members(directory: bytes) -> bytes:
+def _content(file: bytes) -> bytes:
+    """Return what a file of a group says; nothing where the group is gone."""
     try:
-        return proc.read(os.path.join(directory, b"cgroup.procs"))
+        return proc.read(file)
     except OSError as error:
         if error.errno not in _GONE:
             raise

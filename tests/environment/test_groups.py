@@ -96,6 +96,11 @@ def written(engine: Engine, checkpoint: str) -> list[int]:
     return [int(topmost(layers, os.fsencode(name)).read_text()) for name in names]
 
 
+def goes_on(file: Path) -> None:
+    before = file.read_text()
+    waiting.until(lambda: file.read_text() != before, "a command that goes on")
+
+
 def topmost(layers: Sequence[bytes], name: bytes) -> Path:
     paths = (Path(os.fsdecode(os.path.join(layer, name))) for layer in layers)
     return next(path for path in paths if path.exists())
@@ -109,8 +114,7 @@ def test_a_live_checkpoint_under_it_is_one_instant(engine: Engine, kind: bytes) 
             assert values == sorted(values, reverse=True)
             assert values[0] - values[-1] <= 1
             assert writer.poll() is None
-            now = (engine.merged / "first0").read_text()
-            waiting.until(lambda now=now: (engine.merged / "first0").read_text() != now, "more")
+            goes_on(engine.merged / "first0")
 
 
 def test_only_who_was_started_in_it_stands_still(engine: Engine, kind: bytes) -> None:

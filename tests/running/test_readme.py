@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 def example() -> str:
     """Return the commands of the section."""
     section = (ROOT / "README.md").read_text().partition("## Running commands\n")[2]
-    return re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[0]
+    commands: str = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[0]
+    return commands
 
 
 def test_the_commands_of_the_readme(directory: Callable[[], Path], home: Path) -> None:
