@@ -179,7 +179,6 @@ class Household:
             assert (self._merged / _LOG).read_bytes() == point.log
             self._logger.reopen(point.log)
         if {"data/app.db", "data/app.db-wal"} & replaced:
-            self._database.work()
             self._database.begin_again(point.rows)
         if {"map/written", "map/mapped"} & replaced:
             self._mapper.work()

@@ -98,19 +98,25 @@ class Editor(Program):
         command = (self._program, "--headless", "--clean", "-n", "--listen", socket, path.name)
         quiet = subprocess.DEVNULL
         super().__init__(subprocess.Popen(command, cwd=path.parent, stdin=quiet, stderr=quiet))
-        waiting.until(socket.exists, "the editor", WITHIN)
+        waiting.until(lambda: self._speak("1").returncode == 0, "the editor", WITHIN)
 
     def ask(self, expression: str) -> str:
-        """Return the value of an expression, which versions before 0.8 say on standard error."""
+        """Return the value of an expression of its language."""
+        answer = self._speak(expression)
+        assert answer.returncode == 0, answer.stdout
+        return answer.stdout.rstrip("\n")
+
+    def _speak(self, expression: str) -> subprocess.CompletedProcess[str]:
+        """Ask; versions before 0.8 answer on standard error."""
         return subprocess.run(
             (self._program, "--server", self._socket, "--remote-expr", expression),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=True,
+            check=False,
             timeout=WITHIN,
-        ).stdout.rstrip("\n")
+        )
 
     def write_without_saving(self, text: str) -> None:
         """Have `text` as the last line of a buffer that is not saved."""

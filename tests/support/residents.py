@@ -78,7 +78,7 @@ class Obedient:
         self._bystander.close()
 
     def replace(self) -> None:
-        """Put a new process in its place, without a goodbye of the old one."""
+        """Put a new process in its place."""
         self._bystander.close()
         self._bystander = Bystander(self._directory)
 
@@ -146,11 +146,12 @@ class Database(Obedient):
         self._open()
 
     def begin_again(self, committed: int) -> None:
-        """Start another process, which finds so many rows; the old one goes without a goodbye.
+        """Put another process in its place, which finds so many rows; the old one is killed.
 
-        One that closes the database deletes the WAL by its name (sqlite.org, walformat), which is
-        that of another database by now.
+        It has another log open than is there by now. If it went on to commit, or closed the
+        database, it would write that log into the file that may still be the same one.
         """
+        self.do("db.execute('INSERT INTO t VALUES (0)'); db.execute('SELECT count(*) FROM t')")
         self.replace()
         self._begin()
         assert self.do("answer = db.execute('PRAGMA integrity_check').fetchone()[0]") == "ok"
