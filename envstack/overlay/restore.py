@@ -189,8 +189,10 @@ class Restoration:
         if is_allowed:
             self._done(make, source, made)
         else:
-            self._drop_temporary()
             self.late.append(make.path)
+        if first is not None or not is_allowed:
+            # It is still there if it is a name of the very file that it was to replace (rename(2)).
+            self._drop_temporary()
 
     def _take_place(self, path: bytes, name: bytes) -> bool:
         """Put what was made in the place of what is there, unless that changed meanwhile."""
