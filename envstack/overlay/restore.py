@@ -155,7 +155,8 @@ class Restoration:
         first = self._first_of(make, source)
         if first is not None:
             return _is_same_file(self._merged, first, now)
-        return make.how is How.DRESS or self._is_same_content(make, name, source, now)
+        is_known = make.how is How.DRESS and make.path in self._care.seen
+        return is_known or self._is_same_content(make, name, source, now)
 
     def _is_same_content(
         self, make: Make, name: bytes, source: os.stat_result, now: os.stat_result

@@ -321,19 +321,23 @@ def test_a_full_disk_stops_it_and_it_is_done_when_there_is_space(
 @pytest.mark.parametrize("seed", range(200 if IS_LONG else 3))
 def test_any_point_of_history_is_reached_from_any_other(engine: Engine, seed: int) -> None:
     draw = random.Random(seed)
+    known: dict[str, tuple[trees.Tree, dict[str, int] | None]]
     known = {"base": (trees.snapshot(engine.merged), times(engine.merged))}
     for _ in range(8):
         write_at_random(engine.merged, draw, draw.randrange(8))
         if draw.randrange(3):
             made = engine.checkpoint(mode=draw.choice(["live", "live", "rotate"]))
-            known[made["id"]] = trees.snapshot(engine.merged), times(engine.merged)
+            # A live one holds no file of which nothing but the time changed.
+            modified = times(engine.merged) if made["mode"] == "rotate" else None
+            known[made["id"]] = trees.snapshot(engine.merged), modified
             write_at_random(engine.merged, draw, draw.randrange(4))
         rev = draw.choice(list(known))
         before = trees.snapshot(engine.merged)
         answer = in_place(engine, rev, discard=draw.random() < 0.5)
-        tree, modified = known[rev]
+        tree, then = known[rev]
         assert not trees.differences(trees.snapshot(engine.merged), tree)
-        assert files_of(tree, times(engine.merged)) == files_of(tree, modified)
+        if then is not None:
+            assert files_of(tree, times(engine.merged)) == files_of(tree, then)
         if answer["saved"]:
             in_place(engine, answer["saved"])
             assert not trees.changes(trees.snapshot(engine.merged), before)
