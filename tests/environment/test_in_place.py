@@ -154,6 +154,10 @@ def test_where_somebody_is_inside_it_is_done_in_place_and_says_why(
     assert f"(pid {holder.pid}) has cwd" in answer["reason"]
     assert answer["changes"] == {"added": 0, "modified": 0, "deleted": 1}
     assert mounts_at(engine.merged) == before
+    assert set(answer) == {
+        *("to", "saved", "saved_meanwhile", "mode", "reason", "changes", "duration_ms"),
+        *("stranded", "orphaned", "late", "drift"),
+    }
     assert (engine.row(answer["saved"])["mode"], answer["stranded"]) == ("live", [])
     assert holder.do("answer = sorted(os.listdir('.'))") == ["dir", "known"]
     holder.do("os.chdir('/')")
