@@ -28,7 +28,7 @@ _EXCHANGES = ON_ANOTHER_CHAIN | {Op.CHECKPOINT}
 _LOOK = 0.05
 """Seconds that looking through an upper may take."""
 
-_GAP = 0.25
+_GAP = 1.0
 """Seconds: many times as long as an exchange in turn leaves the mount point bare."""
 
 
