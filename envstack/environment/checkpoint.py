@@ -25,7 +25,7 @@ from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
 from envstack.environment.swap import make_spare, new_upper, swap
 from envstack.environment.unsealed import is_dirty
-from envstack.errors import StateError
+from envstack.errors import Held, StateError
 from envstack.linux.holders import find_holder
 from envstack.model import (
     Checkpoint,
@@ -59,6 +59,11 @@ class Request:
     ignore: frozenset[int] = frozenset()
     mode: str = AUTO
 
+    @property
+    def leaves_the_choice(self) -> bool:
+        """Whether nobody is to be stranded, and either way will do."""
+        return self.mode == AUTO and not self.force
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -86,11 +91,17 @@ def checkpoint(
         row = _mark(ctx, env, request)
         return Sealed(row, since(began), reason="nothing had changed")
     choice = _choose(mount, request)
-    if choice.mode == LIVE:
-        live = seal_live(ctx, env, request.message, request.tag, tick)
-        return Sealed(live.checkpoint, since(began), reason=choice.reason, unstable=live.unstable)
-    row, stranded = rotate(ctx, env, mount, request)
-    return Sealed(row, since(began), stranded, choice.reason)
+    if choice.mode == ROTATE:
+        try:
+            row, stranded = rotate(ctx, env, mount, request)
+        except Held as held:  # by who came when nobody was inside, and writes
+            if not request.leaves_the_choice:
+                raise
+            choice = Choice(LIVE, held.message.removeprefix("cannot checkpoint: "))
+        else:
+            return Sealed(row, since(began), stranded, choice.reason)
+    live = seal_live(ctx, env, request.message, request.tag, tick)
+    return Sealed(live.checkpoint, since(began), reason=choice.reason, unstable=live.unstable)
 
 
 def _choose(mount: Mount, request: Request) -> Choice:

@@ -28,8 +28,9 @@ from envstack.environment.history import head_chain, merged_trees, resolve, tall
 from envstack.environment.live import seal_live
 from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
-from envstack.environment.swap import is_dirty, require_top
+from envstack.environment.swap import require_top
 from envstack.environment.trees import layer_trees
+from envstack.environment.unsealed import is_dirty, where
 from envstack.errors import EnvstackError, StateError
 from envstack.linux.mountinfo import mounts_inside, read_mounts
 from envstack.linux.syscalls import mount_id
@@ -37,7 +38,7 @@ from envstack.model import BASE, Counts
 from envstack.overlay import mount as overlay
 from envstack.overlay.care import Care, look
 from envstack.overlay.diff import differences
-from envstack.overlay.exactly import plan
+from envstack.overlay.exactly import EVERYWHERE, plan
 from envstack.overlay.restore import Restoration, temporary
 from envstack.store.records import Op, Transition
 
@@ -164,7 +165,17 @@ def _resume(ctx: Context, env: Environment, transition: Transition, target: Revi
 
 
 def _plan(ctx: Context, env: Environment, target: Revision) -> Plan:
-    return plan(merged_trees(ctx, env), layer_trees(ctx, env, target.chain))
+    """Return what makes the merged tree that of `target`.
+
+    Where it is known where the tree may differ from the head, no more is looked at than that, and
+    what differs between the head and the target.
+    """
+    wanted = layer_trees(ctx, env, target.chain)
+    paths = where(ctx, env)
+    if paths != EVERYWHERE:
+        head = layer_trees(ctx, env, head_chain(ctx, env))
+        paths = tuple(dict.fromkeys([*paths, *plan(head, wanted).paths]))
+    return plan(merged_trees(ctx, env), wanted, paths)
 
 
 def _apply(

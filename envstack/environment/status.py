@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _EXCHANGES = ON_ANOTHER_CHAIN | {Op.CHECKPOINT}
 
-_LOOK = 0.05
+_LOOK = 0.1
 """Seconds that looking through an upper may take."""
 
 _GAP = 1.0

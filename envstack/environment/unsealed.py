@@ -15,6 +15,7 @@ from envstack.feed.doubt import grain_of
 from envstack.overlay.compared import Census
 from envstack.overlay.delta import Delta, Watch
 from envstack.overlay.diff import differences
+from envstack.overlay.exactly import EVERYWHERE
 from envstack.overlay.listed import Listing, unpack
 from envstack.overlay.root import is_like
 from envstack.overlay.sameness import go_on
@@ -28,20 +29,26 @@ if TYPE_CHECKING:
     from envstack.overlay.delta import Before
     from envstack.overlay.diff import Difference
 
-_EVERYWHERE = (b".",)
-
 
 def unsealed(
     ctx: Context, env: Environment, tick: Callable[[], None] = go_on
 ) -> Generator[Difference, None, None]:
     """Yield what differs from the head to the merged tree, by path. Raises as `differences`."""
-    chain = head_chain(ctx, env)
-    head, merged = layer_trees(ctx, env, chain), merged_trees(ctx, env)
-    paths = _changed(ctx, env, chain, tick)
-    if paths is None or not is_like(merged[0].path, head[0].path):
-        paths = _EVERYWHERE
+    paths = where(ctx, env, tick)
     if paths:
-        yield from differences(head, merged, paths, tick)
+        head = layer_trees(ctx, env, head_chain(ctx, env))
+        yield from differences(head, merged_trees(ctx, env), paths, tick)
+
+
+def where(ctx: Context, env: Environment, tick: Callable[[], None] = go_on) -> tuple[bytes, ...]:
+    """Return the paths at and below which the merged tree may differ from the head.
+
+    Raises as `differences` does.
+    """
+    chain = head_chain(ctx, env)
+    paths = _changed(ctx, env, chain, tick)
+    upper, head = merged_trees(ctx, env)[0], layer_trees(ctx, env, chain)[0]
+    return EVERYWHERE if paths is None or not is_like(upper.path, head.path) else paths
 
 
 def is_dirty(ctx: Context, env: Environment, tick: Callable[[], None] = go_on) -> bool:

@@ -268,7 +268,7 @@ class Follower:
         try:
             if operation.op is Op.RELAY or before.upper != followed.upper:
                 raise Damaged(f"what {operation.op} did to the tree cannot be told")
-            if before.upper != after.upper or operation.op is Op.DOWN or is_begun:
+            if is_begun or self._leaves(operation):
                 ground = self._ground(before.upper, before.lowers)
                 self._look(ground, wish.everywhere(), self._doubt, self._write_found)
             told = list(self._bodies(operation, is_begun=is_begun))
@@ -281,6 +281,17 @@ class Follower:
             batch.moved = after.upper, after.lowers
             self._new.clear()
         self._write(batch)
+
+    def _leaves(self, operation: Operation) -> bool:
+        """Tell whether all that is in the upper is to be told before the operation.
+
+        So before it is left, and before a checkpoint that leaves it where it is; unless a rollback
+        in place began since, for what is in the upper now may come of that.
+        """
+        if operation.op is not Op.CHECKPOINT:
+            return operation.before.upper != operation.after.upper or operation.op is Op.DOWN
+        later = self._store.operations.after(self._env, operation.number)
+        return all(each.op is not Op.ROLLBACK_BEGIN for each in later)
 
     def _bodies(self, operation: Operation, *, is_begun: bool) -> Iterator[str]:
         """Yield what one change of state is in the feed; `is_begun`: its beginning was told.

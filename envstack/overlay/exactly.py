@@ -6,6 +6,7 @@ here, for a tree that is made equal to another is to have its times and its link
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,12 +19,18 @@ from envstack.overlay.descent import Descent
 from envstack.overlay.diff import differences
 from envstack.overlay.linked import Inode, Named, linking
 from envstack.overlay.sameness import Sameness, go_on
+from envstack.overlay.wanted import shown_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from envstack.model import Change
     from envstack.overlay.merged import Entry, LayerTree
+
+
+_ROOT = b"."
+EVERYWHERE = (_ROOT,)
+"""The paths where anything may differ."""
 
 
 class How(Enum):
@@ -51,13 +58,15 @@ class Plan:
     """What makes one tree the other, in the order in which it can be done.
 
     `gone` are the paths that are not to be there, those in a directory before it; `made` the
-    others that differ, a directory before what is in it. `first` leads from a file of a layer to a
+    others that differ, a directory before what is in it. `on_the_way` are directories of which
+    nothing but the time may be wrong. `first` leads from a file of a layer to a
     path that is right already: what else is to be that file becomes a further name of that path.
     `changes` are what a user would call changed: times alone and links are none.
     """
 
     gone: tuple[bytes, ...]
     made: tuple[Make, ...]
+    on_the_way: tuple[Make, ...]
     first: dict[Inode, bytes]
     changes: tuple[Change, ...]
 
@@ -67,16 +76,24 @@ class Plan:
         return [*self.gone, *(make.path for make in self.made)]
 
 
-def plan(a: Sequence[LayerTree], b: Sequence[LayerTree], tick: Callable[[], None] = go_on) -> Plan:
+def plan(
+    a: Sequence[LayerTree],
+    b: Sequence[LayerTree],
+    paths: Sequence[bytes] = EVERYWHERE,
+    tick: Callable[[], None] = go_on,
+) -> Plan:
     """Return what makes what chain `a` shows equal to what chain `b` shows, both topmost first.
 
-    The first of `a` is the layer that is written. Raises as `overlay.diff.differences` does.
+    It is known that they differ at no other paths than `paths`, and below these. The first of `a`
+    is the layer that is written. Raises as `overlay.diff.differences` does.
     """
+    if not paths:
+        return Plan((), (), (), {}, ())
     notes = _Notes()
     gone: list[bytes] = []
     made: dict[bytes, Make] = {}
     changes: list[Change] = []
-    for found in differences(a, b, tick=tick, judge=partial(_Exactness, notes)):
+    for found in differences(a, b, paths, tick, partial(_Exactness, notes)):
         path = found.change.path
         is_untimely = path in notes.untimely
         if not is_untimely:
@@ -90,8 +107,24 @@ def plan(a: Sequence[LayerTree], b: Sequence[LayerTree], tick: Callable[[], None
     made |= {path: Make(path, tree, How.REPLACE) for path, tree in links.wrong.items()}
     in_order = sorted(made, key=lambda path: path.split(b"/"))
     return Plan(
-        tuple(reversed(gone)), tuple(made[path] for path in in_order), links.first, tuple(changes)
+        tuple(reversed(gone)),
+        tuple(made[path] for path in in_order),
+        tuple(_on_the_way(b, paths)),
+        links.first,
+        tuple(changes),
     )
+
+
+def _on_the_way(chain: Sequence[LayerTree], paths: Iterable[bytes]) -> Iterator[Make]:
+    """Yield the directories that lead to `paths` and are shown by a chain, its root among them."""
+    above: set[bytes] = set()
+    for path in paths:
+        while path not in (b"", _ROOT) and (path := os.path.dirname(path)) not in above:
+            above.add(path)
+    for path in above:
+        tree = shown_by(chain, path) if path else chain[0]
+        if tree is not None:
+            yield Make(path or _ROOT, tree)
 
 
 def _added(makes: Iterable[Make], known: Container[bytes]) -> Iterator[Named]:

@@ -241,10 +241,11 @@ class Making:
     def _fill(self, name: bytes, source: int, file: int, target: int) -> Copied:
         """Copy a file until what was copied is of one moment, a few times."""
         where = self._place.full_path(1 + source, name)
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             is_written = is_open_for_writing(file)
             status = os.fstat(file)
-            os.ftruncate(target, 0)
+            if attempt:
+                os.ftruncate(target, 0)
             copy_bytes(file, target, self._tick)
             found = attributes(where, file, _MARKS)
             is_written |= is_open_for_writing(file)

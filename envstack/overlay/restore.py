@@ -50,7 +50,7 @@ class Restoration:
     """
 
     def __init__(self, merged: bytes, plan: Plan, care: Care, temporary: bytes) -> None:
-        trees = dict.fromkeys(make.tree for make in plan.made)
+        trees = dict.fromkeys(make.tree for make in (*plan.made, *plan.on_the_way))
         self._number = {tree: number for number, tree in enumerate(trees, _MERGED + 1)}
         self._merged = merged
         self._roots = [merged, *(tree.path for tree in trees)]
@@ -77,6 +77,10 @@ class Restoration:
                 yield make.path
                 with self._naming(make.path):
                     self._make(make, go_to(self._place, make.path))
+            for make in self._plan.on_the_way:
+                with self._naming(make.path):
+                    source = self._source(make, go_to(self._place, make.path))
+                    self._times[make.path] = _times(source)
             # Last, for a directory's own time changes with what is in it.
             for path in sorted(self._times, key=lambda path: path.split(b"/"), reverse=True):
                 yield path
@@ -172,26 +176,38 @@ class Restoration:
         """Make the entry under another name, and give it its own in one step."""
         self._note_time()
         first = self._first_of(make, source)
-        with suppress(FileNotFoundError):  # what a killed daemon left
-            os.unlink(self._temporary, dir_fd=self._here())
         try:
             if first is not None:
                 self._link(first)
             else:
                 self._copy(make, name, source)
             made = os.stat(self._temporary, dir_fd=self._here(), follow_symlinks=False)
-            now = status_here(self._place, name)
-            if not self._allows(make.path, now):  # it may have taken its time
-                self.late.append(make.path)
-                return
-            if now is not None and stat.S_ISDIR(now.st_mode):
-                os.rmdir(name, dir_fd=self._here())
-                self._times.pop(make.path, None)
-            os.rename(self._temporary, name, src_dir_fd=self._here(), dst_dir_fd=self._here())
+            is_allowed = self._take_place(make.path, name)
+        except BaseException:
+            self._drop_temporary()
+            raise
+        if is_allowed:
             self._done(make, source, made)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(self._temporary, dir_fd=self._here())
+        else:
+            self.late.append(make.path)
+        if first is not None or not is_allowed:
+            # It is still there if it is a name of the very file that it was to replace (rename(2)).
+            self._drop_temporary()
+
+    def _take_place(self, path: bytes, name: bytes) -> bool:
+        """Put what was made in the place of what is there, unless that changed meanwhile."""
+        now = status_here(self._place, name)
+        if not self._allows(path, now):
+            return False
+        if now is not None and stat.S_ISDIR(now.st_mode):
+            os.rmdir(name, dir_fd=self._here())
+            self._times.pop(path, None)
+        os.rename(self._temporary, name, src_dir_fd=self._here(), dst_dir_fd=self._here())
+        return True
+
+    def _drop_temporary(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary, dir_fd=self._here())
 
     def _copy(self, make: Make, name: bytes, source: os.stat_result) -> None:
         there, kind = self._place.fd(self._number[make.tree]), stat.S_IFMT(source.st_mode)

@@ -393,7 +393,12 @@ def brought(**other: Any) -> Json:
 def answers() -> Mapping[str, Any]:
     """Return one good answer to each method."""
     rolled = {"to": "base", "saved": None, "mode": "swap", "changes": None, "duration_ms": 0.5}
-    in_place = {"reason": "nobody is inside", "orphaned": [], "late": [], "saved_meanwhile": None}
+    in_place: Json = {
+        "reason": "nobody is inside",
+        "orphaned": [],
+        "late": [],
+        "saved_meanwhile": None,
+    }
     return {
         "env.up": brought(),
         "env.down": status(state="down"),

@@ -28,7 +28,13 @@ def asks(call: FakeCall) -> Any:
 def _answer(_call: FakeCall) -> Any:
     rolled = {"to": "base", "saved": None, "saved_meanwhile": None, "mode": "swap"}
     stranded = [shapes.holder(SHELL)]
-    rest = {"changes": None, "duration_ms": 0.5, "orphaned": [], "late": [], "drift": None}
+    rest: dict[str, Any] = {
+        "changes": None,
+        "duration_ms": 0.5,
+        "orphaned": [],
+        "late": [],
+        "drift": None,
+    }
     return {**rolled, **rest, "reason": "asked for", "stranded": stranded}
 
 

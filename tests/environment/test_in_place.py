@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from envstack.environment.steps import Step
 from tests.environment.harness import mounts_at, nothing_changes, refused
 from tests.support import trees
 from tests.support.edits import apply, chmod, chown, link, mkdir, remove, write
+from tests.support.profiles import IS_LONG
+from tests.support.scribbles import write_at_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -313,3 +316,33 @@ def test_a_full_disk_stops_it_and_it_is_done_when_there_is_space(
     in_place(engine, first)
     assert (engine.merged / "big").read_text() == "1" * (8 << 20)
     assert (engine.merged / "small").read_text() == "1"
+
+
+@pytest.mark.parametrize("seed", range(200 if IS_LONG else 3))
+def test_any_point_of_history_is_reached_from_any_other(engine: Engine, seed: int) -> None:
+    draw = random.Random(seed)
+    known = {"base": (trees.snapshot(engine.merged), times(engine.merged))}
+    for _ in range(8):
+        write_at_random(engine.merged, draw, draw.randrange(8))
+        if draw.randrange(3):
+            made = engine.checkpoint(mode=draw.choice(["live", "live", "rotate"]))
+            known[made["id"]] = trees.snapshot(engine.merged), times(engine.merged)
+            write_at_random(engine.merged, draw, draw.randrange(4))
+        rev = draw.choice(list(known))
+        before = trees.snapshot(engine.merged)
+        answer = in_place(engine, rev, discard=draw.random() < 0.5)
+        tree, modified = known[rev]
+        assert not trees.differences(trees.snapshot(engine.merged), tree)
+        assert files_of(tree, times(engine.merged)) == files_of(tree, modified)
+        if answer["saved"]:
+            in_place(engine, answer["saved"])
+            assert not trees.changes(trees.snapshot(engine.merged), before)
+
+
+def files_of(tree: trees.Tree, modified: dict[str, int]) -> dict[str, int]:
+    """Return the times of what is no directory."""
+    return {
+        os.fsdecode(path): modified[os.fsdecode(path)]
+        for path, entry in tree.items()
+        if entry.kind != "dir"
+    }

@@ -72,7 +72,7 @@ def test_who_stood_in_what_was_taken_away_works_on_in_the_same_tree(
     assert (engine.merged / "file").read_text() == "through the old handle"
     assert (engine.merged / "known").read_text() == "known\nmore"
     with refused(4, "held") as refusal:
-        engine.checkpoint()
+        engine.checkpoint(mode="rotate")
     assert (shell.pid, "cwd") in refusal.holds
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +18,7 @@ from envstack.overlay.restore import Restoration, temporary
 from envstack.overlay.root import copy_root
 from tests.support import trees
 from tests.support.profiles import COMMON, IS_LONG
+from tests.support.scribbles import write_at_random
 
 if TYPE_CHECKING:
     import random
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
-NAMES = [b"a", b"b", b"c", b"a-b", b"\xff\n"]
-CONTENTS = [b"", b"one", b"two", b"x" * 5000]
-MODES = [0o644, 0o4755, 0o700, 0o000]
 OURS = temporary("0123456789abcdef")
 
 
@@ -88,63 +85,6 @@ class Library:
 def seen(root: Path) -> tuple[Tree, dict[bytes, int]]:
     tree = trees.snapshot(root)
     return tree, {path: os.lstat(os.fsencode(root) + b"/" + path).st_mtime_ns for path in tree}
-
-
-def write_at_random(root: Path, draw: random.Random, count: int) -> None:
-    """Do what anybody may do to a tree; what cannot be done is not done."""
-    for _ in range(count):
-        paths = [path for path in trees.snapshot(root) if path != trees.ROOT]
-        places = [trees.ROOT, *(path for path in paths if (root / os.fsdecode(path)).is_dir())]
-        new = os.path.join(os.fsencode(root), draw.choice(places), draw.choice(NAMES))
-        old = os.path.join(os.fsencode(root), draw.choice(paths or [b"a"]))
-        with suppress(OSError):
-            draw.choice([_make, _make, _change, _dress])(draw, old, new)
-
-
-def _make(draw: random.Random, old: bytes, new: bytes) -> None:
-    match draw.randrange(7):
-        case 0 | 1 | 2:
-            with open(new, "wb", opener=_no_pipe) as file:
-                file.write(draw.choice(CONTENTS))
-        case 3:
-            os.mkdir(new, 0o755)
-        case 4:
-            os.symlink(draw.choice([b"a", b"../b", b"/nowhere"]), new)
-        case 5:
-            os.mkfifo(new, 0o600)
-        case 6:
-            os.link(old, new, follow_symlinks=False)
-
-
-def _change(draw: random.Random, old: bytes, new: bytes) -> None:
-    match draw.randrange(3):
-        case 0:
-            os.rename(old, new)
-        case 1:
-            with open(old, "ab", opener=_no_pipe) as file:
-                file.write(draw.choice(CONTENTS))
-        case 2 if os.path.islink(old) or not os.path.isdir(old):
-            os.unlink(old)
-        case 2:
-            shutil.rmtree(old)
-
-
-def _dress(draw: random.Random, old: bytes, _new: bytes) -> None:
-    match draw.randrange(4):
-        case 0:
-            os.lchown(old, draw.choice([0, 1]), draw.choice([0, 1]))
-        case 1 if not os.path.islink(old):
-            os.chmod(old, draw.choice(MODES))
-        case 2:
-            value = draw.choice([b"one", b"two"])
-            os.setxattr(old, "trusted.mine", value, follow_symlinks=False)
-        case 3:
-            modified = draw.choice([1, 2]) * 10**9
-            os.utime(old, ns=(10**9, modified), follow_symlinks=False)
-
-
-def _no_pipe(path: bytes, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
 def restore(library: Library, a: tuple[str, ...], b: tuple[str, ...]) -> None:
