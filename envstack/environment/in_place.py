@@ -92,7 +92,7 @@ def roll_back(ctx: Context, env: Environment, target: Revision, *, discard: bool
             env = ctx.store.db.environment(env.id)
         found, late = _once(ctx, env, target, discard=discard)
         env = ctx.store.db.environment(env.id)
-        changed |= {path for path in found.paths if path not in late}
+        changed |= set(found.paths).difference(late)
         counts = counts or tally(found.changes)
         if not late:
             break
@@ -115,12 +115,12 @@ def _once(
         feed.catch_up()
     ctx.announce(Step.REGISTER)
     ctx.store.db.begin(transition)
-    with _merged(env) as merged:
-        try:
+    try:
+        with _merged(env) as merged:
             late = _apply(ctx, env, merged, found, _care(ctx, env, merged, found, discard=discard))
-        except (EnvstackError, OSError) as error:
-            _stop(ctx, env)
-            raise _stopped(env, target, error) from error
+    except (EnvstackError, OSError) as error:
+        _stop(ctx, env)
+        raise _stopped(env, target, error) from error
     _commit(ctx, transition)
     return found, late
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from envstack.linux.mountinfo import Mount
     from envstack.model import Hold, Holder
 
-_WRITES = frozenset({HoldKind.WRITING, HoldKind.MAPPING_WRITABLE})
+_WRITES = frozenset({HoldKind.WRITING, HoldKind.MAPPING_WRITABLE, HoldKind.LOOP})
 _DELETED = b" (deleted)"
 """What the kernel puts after the path of what has no name any more (proc_pid_fd(5))."""
 

@@ -28,6 +28,7 @@ from envstack.environment.orphans import orphans
 from envstack.environment.steps import Step
 from envstack.environment.swap import make_spare, new_upper, swap
 from envstack.environment.trees import layer_trees
+from envstack.errors import Held
 from envstack.linux.holders import find_holder
 from envstack.model import LayerState, RolledBack
 from envstack.overlay.diff import diff
@@ -96,23 +97,27 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
         reason = "the tree is that already"
         return RolledBack(target.name, None, mode, None, since(began), reason=reason)
     choice = _choose(mount, request)
+    if choice.mode == SWAP:
+        try:
+            done = _swap(ctx, env, mount, target, request)
+        except Held as held:  # by who came when nobody was inside, and writes
+            if request.mode != AUTO or request.force:
+                raise
+            choice = Choice(IN_PLACE, held.message.partition(": ")[2])
     if choice.mode == IN_PLACE:
         done = _in_place(ctx, env, target, request)
-        return replace(done, reason=choice.reason, duration_ms=since(began))
+    return replace(done, reason=choice.reason, duration_ms=since(began))
+
+
+def _swap(
+    ctx: Context, env: Environment, mount: Mount, target: Revision, request: Request
+) -> RolledBack:
     saved = None if request.discard else _candidate(ctx, env, request.rev)
     stranded = require_strandable(mount, request.ignore, "roll back", force=request.force)
     upper = new_upper(ctx, env)
     after = replace(env, upper=upper, lowers=target.chain, head=target.head)
     kept = exchange(ctx, env, mount, after, saved, {}).checkpoint
-    return RolledBack(
-        target.name,
-        kept.id if kept else None,
-        SWAP,
-        None,
-        since(began),
-        stranded=stranded,
-        reason=choice.reason,
-    )
+    return RolledBack(target.name, kept.id if kept else None, SWAP, None, stranded=stranded)
 
 
 def _choose(mount: Mount, request: Request) -> Choice:

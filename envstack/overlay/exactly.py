@@ -39,7 +39,7 @@ class How(Enum):
     LOOK = "look"
     """Its bytes may be right already: then its metadata are changed and the file stays."""
     DRESS = "dress"
-    """A time alone is wrong."""
+    """A time alone was wrong; so it is still if nothing has changed since."""
     REPLACE = "replace"
     """It is to be another file, even if it looks the same: its links are wrong."""
 

@@ -155,7 +155,8 @@ class Restoration:
         first = self._first_of(make, source)
         if first is not None:
             return _is_same_file(self._merged, first, now)
-        return make.how is How.DRESS or self._is_same_content(make, name, source, now)
+        is_known = make.how is How.DRESS and make.path in self._care.seen
+        return is_known or self._is_same_content(make, name, source, now)
 
     def _is_same_content(
         self, make: Make, name: bytes, source: os.stat_result, now: os.stat_result
@@ -189,8 +190,10 @@ class Restoration:
         if is_allowed:
             self._done(make, source, made)
         else:
-            self._drop_temporary()
             self.late.append(make.path)
+        if first is not None or not is_allowed:
+            # It is still there if it is a name of the very file that it was to replace (rename(2)).
+            self._drop_temporary()
 
     def _take_place(self, path: bytes, name: bytes) -> bool:
         """Put what was made in the place of what is there, unless that changed meanwhile."""
