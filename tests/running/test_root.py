@@ -149,5 +149,6 @@ def test_the_stack_file_decides_where_it_says_so(project: Path, home: Path) -> N
     assert environment.cli("down").code == 0
     assert environment.cli("up").code == 0
     assert environment.state()["layers"][0]["id"] == layer
-    assert environment.cli("run", "/bin/sh", "-c", "pwd").out == "/\n"
+    done = environment.cli("run", "/bin/sh", "-c", "pwd")
+    assert (done.code, done.out, done.err) == (0, "/\n", "")
     take_down(environment)
