@@ -97,7 +97,7 @@ def checkpoint(
         except Held as held:  # by who came when nobody was inside, and writes
             if not request.leaves_the_choice:
                 raise
-            choice = Choice(LIVE, held.message)
+            choice = Choice(LIVE, held.message.removeprefix("cannot checkpoint: "))
         else:
             return Sealed(row, since(began), stranded, choice.reason)
     live = seal_live(ctx, env, request.message, request.tag, tick)

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from envstack.environment import status
 from envstack.environment.steps import Step
-from tests.environment.harness import mounts_at, refused
-from tests.support import trees
+from tests.environment.harness import another_boot, mounts_at, refused
+from tests.support import needs, trees, ways
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
+    from envstack.model import EnvId
     from tests.environment.harness import Bystander, Engine
 
     Start = Callable[[], Bystander]
     Json = dict[str, Any]
 
 pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def way() -> str:
+    """One way of mounting is enough: no mount is exchanged."""
+    return needs.way(ways.NEWER)
 
 
 def live(engine: Engine, message: str = "", **options: Any) -> Json:
@@ -239,3 +250,126 @@ def test_a_layer_that_is_gone_is_damage(engine: Engine) -> None:
         live(engine)
     layer.with_name("away").rename(layer)
     live(engine)
+
+
+def test_with_sync_it_is_durable_when_the_answer_comes(engine: Engine) -> None:
+    engine.write("file")
+    answer = live(engine, sync=True)
+    assert answer["durable"] is True
+    assert engine.row(answer["id"])["durable"] is True
+
+
+def test_after_another_boot_nothing_that_was_written_down_is_believed(
+    engine: Engine, project: Path
+) -> None:
+    """What the upper holds may be what a power cut left of it, under the very same facts."""
+    engine.write("file", "1")
+    live(engine)
+    status = (engine.upper / "file").stat()
+    (engine.upper / "file").write_text("0")
+    os.utime(engine.upper / "file", ns=(status.st_atime_ns, status.st_mtime_ns))
+    engine.stop()
+    with another_boot(project):
+        assert live(engine)["changes"] == {"added": 0, "modified": 1, "deleted": 0}
+        engine.stop()
+
+
+def test_a_log_in_it_is_the_beginning_of_the_log_outside(engine: Engine, bystander: Start) -> None:
+    writer = bystander()
+    writer.begin("""
+f = os.open(T + '/log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+for number in range(3000):
+    os.write(f, b'%d\\n' % number)
+    if number == 100:
+        os.close(os.open(T + '/begun', os.O_CREAT))
+""")
+    until((engine.merged / "begun").exists, "the writer's beginning")
+    made = [engine.checkpoint()["id"] for _ in range(5)]
+    writer.end()
+    log = (engine.merged / "log").read_text()
+    assert log == "".join(f"{number}\n" for number in range(3000))
+    for rev in made:
+        assert log.startswith((engine.layer_of(rev) / "log").read_text())
+
+
+def test_a_file_that_never_stands_still_is_named(engine: Engine) -> None:
+    """It is taken as it is, and what came of it later is in the next one."""
+    engine.write("file", "0" * (2 << 20))
+    engine.write("calm")
+    path = engine.merged / "file"
+
+    def change(_fd: int) -> bool:
+        with path.open("r+") as file:
+            file.write("1")
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("envstack.overlay.making.is_open_for_writing", change)
+        first = live(engine)
+    assert first["unstable"] == ["file"]
+    assert (engine.layer_of(first["id"]) / "file").stat().st_size == 2 << 20
+    second = live(engine)
+    assert second["unstable"] == []
+    assert trees.snapshot(engine.layer_of(second["id"]))[b"file"].digest == (
+        trees.snapshot(engine.merged)[b"file"].digest
+    )
+
+
+def test_what_is_renamed_all_the_time_is_missed_by_none(engine: Engine, bystander: Start) -> None:
+    for number in range(50):
+        engine.write(f"dir/{number}")
+    restless = bystander()
+    for _ in range(3):
+        restless.begin("""
+for number in range(500):
+    os.rename(T + '/dir/inner', T + '/known-not')
+    os.rename(T + '/known-not', T + '/dir/inner')
+""")
+        layer = engine.layer_of(engine.checkpoint(mode="live")["id"])
+        restless.end()
+        assert {f"{number}" for number in range(50)} <= set(os.listdir(layer / "dir"))
+        for number in range(50):
+            (engine.merged / f"dir/{number}").touch()
+
+
+def test_whoever_stands_still_meanwhile_is_sealed_at_one_instant(
+    engine: Engine, bystander: Start
+) -> None:
+    """What was written while most was copied is in it; what is written after that is not."""
+    engine.write("one", "1")
+    engine.write("two", "1")
+    inside = bystander()
+
+    @contextmanager
+    def freeze(_env: EnvId) -> Iterator[bool]:
+        inside.do("""
+for name in ('one', 'two', 'dir/three'): open(T + '/' + name, 'w').write('2')
+os.unlink(T + '/known')""")
+        yield True
+        inside.do("open(T + '/one', 'w').write('3')")
+
+    access = engine.service.access
+    access.ctx = dataclasses.replace(access.ctx, freeze=freeze)
+    answer = live(engine)
+    layer = engine.layer_of(answer["id"])
+    shown = {name: (layer / name).read_text() for name in ("one", "two", "dir/three")}
+    assert shown == {"one": "2", "two": "2", "dir/three": "2"}
+    assert answer["changes"] == {"added": 3, "modified": 0, "deleted": 1}
+    assert [row["path"] for row in engine.diff()] == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_large_files_share_their_blocks_where_the_disk_can(
+    make_engine: Callable[..., Engine], filesystem: Callable[[str], Path], kind: str
+) -> None:
+    disk = filesystem(kind)
+    engine = make_engine(base=[], store=disk / "home")
+    engine.up()
+    engine.write("large", "x" * (16 << 20))
+    os.sync()
+    before = os.statvfs(disk)
+    layer = engine.layer_of(live(engine, sync=True)["id"])
+    after = os.statvfs(disk)
+    assert (layer / "large").stat().st_size == 16 << 20
+    assert (before.f_bfree - after.f_bfree) * after.f_frsize < 8 << 20
+    engine.settle()
