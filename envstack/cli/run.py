@@ -152,6 +152,9 @@ def _own_failures() -> Iterator[None]:
         raise
     except EnvstackError as error:
         raise Failure(error) from error
+    except OSError as error:
+        where = f": {error.filename!r}" if error.filename else ""
+        raise Failure(EnvstackError(f"{error.strerror}{where}")) from error
 
 
 @dataclass(slots=True)

@@ -108,10 +108,12 @@ def _start(become: Callable[[], NoReturn], mask: set[signal.Signals | int]) -> i
 
 
 def _runs(command: int, between: int) -> bool:
-    """Wait until `command` executes what it is to be; False where it has ended before."""
+    """Wait until `command` executes what it is to be; False where it has ended before we look."""
     try:
         own = proc.read(b"/proc/%d/cmdline" % between)
-        while proc.read(b"/proc/%d/cmdline" % command) == own:
+        while proc.read(b"/proc/%d/cmdline" % command) in (own, b""):  # none amid execve(2)
+            if proc.has_ended(command):
+                return False
             time.sleep(_PAUSE)
     except proc.GONE:
         return False
@@ -140,6 +142,6 @@ def _send(pid: int, number: int) -> None:
 
 def _stop(number: int) -> None:
     """Be stopped by a signal, and return when somebody lets us go on."""
+    os.kill(os.getpid(), number)  # held back as yet: with what the terminal has sent it is one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-    os.kill(os.getpid(), number)
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})

@@ -111,6 +111,11 @@ def is_asleep(thread: int) -> bool:
         return True
 
 
+def has_ended(pid: int) -> bool:
+    """Tell whether a process is a zombie: it has ended, and nobody has asked how."""
+    return read(b"/proc/%d/stat" % pid).rpartition(b") ")[2][:1] in (b"Z", b"X")
+
+
 def mount_of(path: bytes) -> int:
     """Return the id of the mount that a link in /proc leads to.
 

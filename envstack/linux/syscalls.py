@@ -275,17 +275,22 @@ def mount(source: bytes, target: bytes, fstype: bytes, flags: int, options: byte
 def open_in_root(root: int, path: bytes, flags: int) -> int:
     """Open `path` as a process would whose root is the directory under `root` (openat2(2)).
 
-    Symbolic links, absolute ones too, are resolved beneath it.
+    Symbolic links, absolute ones too, are resolved beneath it. The kernel asks to try again where
+    anything was renamed or mounted anywhere while there was a `..` to follow; so it is tried again.
     """
     how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=_RESOLVE_IN_ROOT)
-    return _syscall(
-        _SYS_OPENAT2,
-        f"openat2 {os.fsdecode(path)}",
-        ctypes.c_int(root),
-        path,
-        ctypes.byref(how),
-        ctypes.c_size_t(ctypes.sizeof(how)),
-    )
+    while True:
+        try:
+            return _syscall(
+                _SYS_OPENAT2,
+                f"openat2 {os.fsdecode(path)}",
+                ctypes.c_int(root),
+                path,
+                ctypes.byref(how),
+                ctypes.c_size_t(ctypes.sizeof(how)),
+            )
+        except BlockingIOError:
+            continue
 
 
 def open_on_mount(descriptor: int, mount: int, flags: int) -> int:
