@@ -80,6 +80,11 @@ class Upper:
         """Roll back in place what was changed; return the seconds of the whole command."""
         return self._do(name, changed, "rollback", "--mode", "in-place", *options)
 
+    def roll_back_after_checkpoint(self, name: str, changed: int, *options: str) -> float:
+        """Do the same where it is known what the upper held when the head was sealed."""
+        self.checkpoint("before", 0)
+        return self.roll_back(name, changed, *options)
+
     def _do(self, name: str, changed: int, *words: str) -> float:
         self.change(self.files[:changed])
         seconds = timed(lambda: self._note(name, self._session.ask(self.project, *words)))
@@ -126,17 +131,19 @@ def restoring(place: Path, files: int, rounds: int) -> Medians:
         tracked = sorted(repository.glob("made-*/*/*"))
         subjects: dict[str, Callable[[], float]] = {
             "find -printf, of the upper": partial(_list, upper.sealed),
-            "envstack rollback": partial(upper.roll_back, "saved", changed),
+            "envstack rollback": partial(upper.roll_back_after_checkpoint, "saved", changed),
             "envstack rollback --discard": partial(
-                upper.roll_back, "discarded", changed, "--discard"
+                upper.roll_back_after_checkpoint, "discarded", changed, "--discard"
             ),
+            "envstack rollback, again": partial(_again, upper, changed),
             "git checkout": partial(_check_out, repository, tracked[:changed]),
         }
         whole = interleaved(subjects, rounds)
     reference, *others = whole.items()
     daemon = {
         "in place, in the daemon": median(upper.told["saved"]),
-        "in place, discarding, in the daemon": median(upper.told["discarded"]),
+        "discarding, in the daemon": median(upper.told["discarded"]),
+        "again, in the daemon": median(upper.told["again"]),
     }
     return dict([reference, *daemon.items(), *others])
 
@@ -182,6 +189,12 @@ def _podman(containers: peers.Containers, files: int) -> Callable[[], float]:
         return containers.time("podman", "commit", "--quiet", container)
 
     return commit
+
+
+def _again(upper: Upper, changed: int) -> float:
+    """Roll back after another rollback: what the upper held is not known then."""
+    upper.roll_back_after_checkpoint("before", changed)
+    return upper.roll_back("again", changed)
 
 
 def _check_out(repository: Path, files: Sequence[Path]) -> float:
