@@ -13,9 +13,10 @@ from envstack.environment.history import head_chain, merged_trees
 from envstack.environment.trees import layer_trees, upper_tree
 from envstack.feed.doubt import grain_of
 from envstack.overlay.compared import Census
-from envstack.overlay.delta import Delta, Watch
+from envstack.overlay.delta import Delta
 from envstack.overlay.diff import differences
 from envstack.overlay.exactly import EVERYWHERE
+from envstack.overlay.kept import Watch
 from envstack.overlay.listed import Listing, unpack
 from envstack.overlay.root import is_like
 from envstack.overlay.sameness import go_on

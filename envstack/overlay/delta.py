@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from envstack.linux.lease import is_open_for_writing
 from envstack.overlay import xattrs
-from envstack.overlay.content import same_bytes
 from envstack.overlay.descent import Descent
 from envstack.overlay.entry import open_to_read
 from envstack.overlay.listed import (
@@ -31,12 +28,12 @@ from envstack.overlay.listed import (
     Listing,
     facts_of,
     is_dir,
-    is_young,
     listed,
 )
 from envstack.overlay.marks import Marks, is_opaque
 
 if TYPE_CHECKING:
+    from envstack.overlay.kept import Watch
     from envstack.overlay.making import Copied
 
 Before = Callable[[bytes], Listing]
@@ -60,19 +57,6 @@ class Target(Protocol):
 
     def clear(self, path: bytes) -> None:
         """Forget what was taken at a path and below it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """How the upper is read: `grain` is that of its time stamps, `tick` may raise to end it.
-
-    `kept` are the trees that hold what the upper held, the topmost first: with what is there a
-    doubtful file is compared.
-    """
-
-    kept: tuple[bytes, ...]
-    grain: int
-    tick: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -278,33 +262,15 @@ class Delta:
             self._copy(entry)
             return
         try:
-            is_written = is_open_for_writing(file)  # first: what is mapped later shows in the facts
-            status = os.fstat(file)
-            is_same = facts_of(status) == entry.facts and self._is_kept(entry.path, file)
+            assert entry.facts is not None, "it is looked at because it is there"
+            is_same, is_doubtful = self._watch.look(entry.path, file, entry.facts)
         finally:
             os.close(file)
         if not is_same:
             self._clear(entry)
             self._copy(entry)
-        elif is_written or is_young(status.st_ctime_ns, self._watch.grain):
+        elif is_doubtful:
             entry.now.doubtful.add(entry.name)
-
-    def _is_kept(self, path: bytes, file: int) -> bool:
-        """Tell whether the topmost of the trees that have a file holds what is in it now."""
-        for tree in self._watch.kept:
-            try:
-                kept = open_to_read(tree + b"/" + path)
-            except FileNotFoundError:
-                continue
-            except OSError:  # of another kind there, or too deep for a path
-                return False
-            try:
-                return stat.S_ISREG(os.fstat(kept).st_mode) and same_bytes(
-                    file, kept, os.fstat(file).st_size, self._watch.tick
-                )
-            finally:
-                os.close(kept)
-        return False
 
     def _clear(self, entry: _Entry) -> None:
         """Forget what was told of an entry, and of what was below it."""

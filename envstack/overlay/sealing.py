@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from envstack.overlay.compared import Census, lay
-from envstack.overlay.delta import Delta, Watch
+from envstack.overlay.delta import Delta
+from envstack.overlay.kept import Watch
 from envstack.overlay.listed import Listing
 from envstack.overlay.making import Making
 from envstack.overlay.root import copy_root, is_like, mark_dressed

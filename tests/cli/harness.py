@@ -407,6 +407,8 @@ def answers() -> Mapping[str, Any]:
         "env.list": [listed()],
         "env.checkpoint": {
             **checkpoint(changes=None),
+            "reason": "nobody is inside",
+            "unstable": [],
             "duration_ms": 0.6,
             "stranded": [],
             "drift": None,
