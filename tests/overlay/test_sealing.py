@@ -142,6 +142,11 @@ STORIES: dict[str, list[Act]] = {
         both(move("p", "r"), move("q", "p"), move("r", "q")),
         move("p", "q/inside"),
     ],
+    "directories change places in one that no lower layer has": [
+        both(make("n", "n"), make("n/p", "p"), make("n/q", "q")),
+        both(move("n/p", "n/r"), move("n/q", "n/p"), move("n/r", "n/q")),
+        both(lambda t: shutil.rmtree(t / "n/p"), move("n/q", "n/p")),
+    ],
     "a file becomes a directory and back": [
         lambda t: replace_by(t / "file", lambda path: (path / "below").mkdir(parents=True)),
         lambda t: (t / "file/below/x").write_text("x"),
