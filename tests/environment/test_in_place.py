@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import stat
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,7 @@ from tests.support.profiles import IS_LONG
 from tests.support.scribbles import write_at_random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.environment.harness import Bystander, Engine
@@ -355,3 +357,34 @@ def files_of(tree: trees.Tree, modified: dict[str, int]) -> dict[str, int]:
         for path, entry in tree.items()
         if entry.kind != "dir"
     }
+
+
+def test_who_comes_in_to_write_before_the_exchange_is_met_in_place(
+    engine: Engine, bystander: Callable[[], Bystander]
+) -> None:
+    engine.write("file", "not sealed")
+    holder = bystander()
+    engine.at[Step.BUILD] = lambda: holder.do("file = open(T + '/known', 'r+')")
+    answer = engine.rollback("base")
+    engine.at.clear()
+    assert (answer["mode"], answer["saved"] is None) == ("in-place", False)
+    assert "goes on writing" in answer["reason"]
+    assert engine.diff() == []
+    assert answer["orphaned"] == [], "what it has open is what it was"
+
+
+def test_those_who_can_be_made_to_stand_still_do_not_see_it_half_done(engine: Engine) -> None:
+    apply(engine.merged, write("a"), write("b"))
+    seen: list[str] = []
+
+    @contextmanager
+    def freeze(_env: object) -> Iterator[bool]:
+        seen.append("frozen")
+        yield True
+        seen.append("thawed")
+
+    engine.service.access.ctx = replace(engine.context, freeze=freeze)
+    engine.at[Step.APPLY] = lambda: seen.append("apply")
+    in_place(engine, "base", discard=True)
+    engine.at.clear()
+    assert (seen[0], seen[-1], set(seen[1:-1])) == ("frozen", "thawed", {"apply"})
