@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from envstack.environment.groups import family_of
 from envstack.environment.steps import Step
+from envstack.linux import cgroup
 from tests.crash.daemon import KILL, Order
 from tests.support import waiting
 
@@ -48,6 +50,8 @@ def test_they_go_on_within_a_second(crashbox: Crashbox) -> None:
             assert crashbox.checkpoint(mode="live")["mode"] == "live"
         finally:
             counter.kill()
+    crashbox.down()
+    assert list(cgroup.find(family_of(os.fsencode(crashbox.home)))) == []
 
 
 def size(path: Path) -> int:
