@@ -204,9 +204,13 @@ def test_each_chain_shows_what_the_mount_showed(
             assert not trees.differences(alone(trees.snapshot(shown)), alone(tree))
 
 
-def append(path: Path, content: str) -> None:
-    with path.open("a") as file:
-        file.write(content)
+def put(path: Path, how: int, content: str) -> None:
+    """Write to a file; a FIFO without a reader is no place to wait at."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | how)
+    try:
+        os.write(file, content.encode())
+    finally:
+        os.close(file)
 
 
 def delete(path: Path) -> None:
@@ -214,8 +218,8 @@ def delete(path: Path) -> None:
 
 
 DEEDS: dict[str, Callable[[Path, Path, int], object]] = {
-    "write": lambda path, _, number: path.write_text(f"{number}"),
-    "append": lambda path, _, number: append(path, f"{number}"),
+    "write": lambda path, _, number: put(path, os.O_TRUNC, f"{number}"),
+    "append": lambda path, _, number: put(path, os.O_APPEND, f"{number}"),
     "mkdir": lambda path, *_: path.mkdir(),
     "remove": lambda path, *_: delete(path),
     "rename": lambda path, other, _: path.rename(other),
