@@ -62,7 +62,7 @@ def find_holders(mount: Mount, *, ignore: frozenset[int]) -> tuple[Holder, ...]:
     the device number of a superblock that is gone is soon another's.
     """
     found = _collected(mount, ignore)
-    if not _counted(found) and not _is_used_by(ignore, mount) and usage.is_used(mount):
+    if not _counted(found) and _is_used_otherwise(mount, ignore):
         found = _collected(mount, ignore)  # who came in meanwhile has a name
         if not _counted(found):
             found[_UNKNOWN][Hold(HoldKind.UNKNOWN, mount.point)] = None
@@ -76,11 +76,15 @@ def find_holder(mount: Mount, *, ignore: frozenset[int]) -> Holder | None:
 
     To know whether anybody is inside takes less than to know all that everybody holds there.
     """
+    uncounted = None
     for owner, hold in _Search(mount, ignore).holds():
         holder = _described(owner, (hold,))
         if holder is not None and hold.what not in _UNCOUNTED:
             return holder
-    return next(iter(find_holders(mount, ignore=ignore)), None)
+        uncounted = uncounted or holder
+    if uncounted is None and _is_used_otherwise(mount, ignore):
+        return next(iter(find_holders(mount, ignore=ignore)), None)
+    return uncounted
 
 
 _Found = defaultdict[_Owner, dict[Hold, None]]
@@ -96,6 +100,14 @@ def _collected(mount: Mount, ignore: frozenset[int]) -> _Found:
 def _counted(found: _Found) -> bool:
     """Tell whether anybody was found whom the kernel counts as a user of the mount."""
     return any(hold.what not in _UNCOUNTED for holds in found.values() for hold in holds)
+
+
+def _is_used_otherwise(mount: Mount, ignore: frozenset[int]) -> bool:
+    """Tell whether somebody uses the mount, where none was found but those who are to be ignored.
+
+    While one of those uses it nobody can tell.
+    """
+    return not _is_used_by(ignore, mount) and usage.is_used(mount)
 
 
 def _is_used_by(pids: Iterable[int], mount: Mount) -> bool:

@@ -67,6 +67,9 @@ def test_once_it_has_arrived_its_owner_has_a_name(
     in_flight("new", os.O_RDONLY)
     with process(*python(f"f = open({str(merged / 'new')!r})")) as pid:
         assert kinds(merged) == [(pid, "file")]
+        found = find_holder(mount_at(merged), ignore=NOBODY)
+        assert found is not None
+        assert found.pid == pid
     assert kinds(merged) == UNKNOWN
 
 
@@ -196,6 +199,7 @@ def ground_file(tmp_path: Path) -> Iterator[Path]:
 def test_who_is_ignored_is_nobody_unknown(merged: Path) -> None:
     with process(*python(f"os.chdir({str(merged)!r})")) as pid:
         assert find_holders(mount_at(merged), ignore=NOBODY | {pid}) == ()
+        assert find_holder(mount_at(merged), ignore=NOBODY | {pid}) is None
     with open(merged / "file"):
         assert held(mount_at(merged)) == []
 
