@@ -30,7 +30,7 @@ pytestmark = pytest.mark.kernel
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_MANY = 400 if IS_LONG else 30
+_MANY = 400 if IS_LONG else 50
 _SOME = 100 if IS_LONG else 12
 
 TREE = [
