@@ -213,7 +213,11 @@ class EnvState(StrEnum):
 
 
 class HoldKind(StrEnum):
-    """In what way the merged tree is held. The second group would be harmed, not just stranded."""
+    """In what way the merged tree is held. The second group would be harmed, not just stranded.
+
+    `OVERLAY`: another overlay has it as a layer. `UNKNOWN`: the kernel counts a user whom nothing
+    names; if that one writes, the lock of the mount says so.
+    """
 
     CWD = "cwd"
     ROOT = "root"
@@ -223,12 +227,15 @@ class HoldKind(StrEnum):
     INOTIFY = "inotify"
     LOCK = "lock"
     SOCKET = "socket"
+    OVERLAY = "overlay"
+    UNKNOWN = "unknown"
 
     WRITING = "writing"
     MAPPING_WRITABLE = "mapping-writable"
     BIND = "bind"
     COPY = "copy"
     MOUNT_INSIDE = "mount-inside"
+    LOOP = "loop"
 
 
 STRANDABLE = frozenset(
@@ -241,6 +248,8 @@ STRANDABLE = frozenset(
         HoldKind.INOTIFY,
         HoldKind.LOCK,
         HoldKind.SOCKET,
+        HoldKind.OVERLAY,
+        HoldKind.UNKNOWN,
     }
 )
 """Holds that `--force` may leave behind in the old tree; the others refuse it."""
@@ -256,7 +265,11 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who is inside a merged tree. `pid` is None where no process can be named (a mount)."""
+    """Who is inside a merged tree.
+
+    `pid` is None where no process can be named; `command` is "mount" or a loop device then, or
+    "unknown".
+    """
 
     pid: int | None
     command: str
@@ -317,6 +330,20 @@ class Brought:
 
 
 @dataclass(frozen=True, slots=True)
+class Entrance:
+    """What a command is given that is to run in the merged tree of `env`.
+
+    `variables` go over the user's own. Where `is_root`, the tree is its root directory. `group` is
+    a file to which it writes "0" first: then what it starts can be frozen together.
+    """
+
+    env: Environment
+    variables: dict[str, str]
+    is_root: bool
+    group: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """What a stack file would run: the layers' names with their commands, and with which `env`.
 
@@ -340,11 +367,17 @@ class Trusted:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The answer to `checkpoint`: `stranded` are the holders that `--force` left behind."""
+    """The answer to `checkpoint`: `stranded` are the holders that `--force` left behind.
+
+    `reason` says why it was made in its mode, a clause for people; `unstable` are the paths that
+    changed while they were copied.
+    """
 
     checkpoint: Checkpoint
     duration_ms: float
     stranded: tuple[Holder, ...] = field(default=())
+    reason: str = ""
+    unstable: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +391,13 @@ class Relaid:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The answer to `rollback`: `to` is a checkpoint id or `base`; a dry run alone has `paths`."""
+    """The answer to `rollback`: `to` is a checkpoint id or `base`; a dry run alone has `paths`.
+
+    `reason` says why it was done in its mode, a clause for people. The rest is of a rollback in
+    place: `orphaned` are those who have files open for writing, or mapped so, that the tree does
+    not show any more; `saved_meanwhile` keeps what was written while it went on; `late` are the
+    paths that somebody changed all the time, and that are left as they are.
+    """
 
     to: str
     saved: CheckpointId | None
@@ -367,3 +406,7 @@ class RolledBack:
     duration_ms: float = 0.0
     paths: tuple[Change, ...] | None = None
     stranded: tuple[Holder, ...] = field(default=())
+    reason: str = ""
+    orphaned: tuple[Holder, ...] = ()
+    saved_meanwhile: CheckpointId | None = None
+    late: tuple[bytes, ...] = ()

@@ -30,7 +30,13 @@ def _bench(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("name", ["rotation", "status", "up-copy", "up-run", "tar", "memory"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("rotation", "status", "up-copy", "up-run", "tar", "memory"),
+        *("live", "in-place", "pause", "holders"),
+    ],
+)
 def test_a_figure_shows_medians_and_ratios(name: str) -> None:
     done = _bench("--quick", name)
     assert done.returncode == 0, done.stderr

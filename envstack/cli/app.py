@@ -22,6 +22,9 @@ from envstack.cli import (
     trust,
     watch,
 )
+from envstack.cli import (
+    run as running,
+)
 from envstack.cli.command import Command, Group, Json, begin
 from envstack.cli.output import Output, PipeClosedError
 from envstack.errors import Cancelled, EnvstackError, NotFound, Unsupported, UsageError
@@ -168,6 +171,8 @@ def _program() -> typer.Typer:
     program.command(cls=diff.DiffCommand)(diff.diff)
     program.command(cls=watch.WatchCommand)(watch.watch)
     program.command(cls=Command)(watch.sync)
+    program.command(cls=running.RunCommand)(running.run)
+    program.command(cls=Command)(running.shell)
     for extra in (doctor.doctor, completion.completion):
         program.command(cls=Command)(extra)
     by_hand = typer.Typer(cls=Group, help="The daemon by hand; other commands start it as needed.")

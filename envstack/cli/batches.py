@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from envstack.cli.program import CannotRun
 from envstack.errors import EnvstackError
 from envstack.rpc.shapes import path_bytes, told_bytes
 
@@ -24,19 +25,7 @@ if TYPE_CHECKING:
 _GRACE = 5.0
 """Seconds that a command has to end after Ctrl-C."""
 
-_NO_PROGRAM, _NO_SUCH = 126, 127
-"""As env(1) and every shell have them."""
-
-
-class CannotRun(EnvstackError):
-    """The command is not there, or no program."""
-
-    kind = "cannot-run"
-
-    def __init__(self, name: str, *, is_there: bool) -> None:
-        what = f"{name} cannot be executed" if is_there else f"there is no command {name}"
-        super().__init__(what, f"--for sh -c {name!r}" if " " in name else "")
-        self.exit_code = _NO_PROGRAM if is_there else _NO_SUCH
+_FOR = "--for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +40,7 @@ class Job:
         """Raise CannotRun where it is not found from here."""
         name = self.words[0]
         if shutil.which(name) is None:
-            raise CannotRun(name, is_there=os.sep in name and os.path.exists(name))
+            raise CannotRun(name, _FOR, is_there=os.sep in name and os.path.exists(name))
 
     def run(self, paths: set[bytes], variables: dict[bytes, bytes]) -> int:
         """Run it to its end, and return its exit code as a shell has it.
@@ -81,7 +70,7 @@ class Job:
                 where = os.fsdecode(self.directory)
                 raise EnvstackError(f"{where} cannot be entered: {error.strerror}") from error
             is_there = not isinstance(error, FileNotFoundError)
-            raise CannotRun(self.words[0], is_there=is_there) from error
+            raise CannotRun(self.words[0], _FOR, is_there=is_there) from error
 
 
 @contextmanager

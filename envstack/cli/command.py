@@ -95,10 +95,8 @@ def begin(ctx: typer.Context, as_json: bool) -> Output:
     return out
 
 
-def check_mode(mode: str, known: tuple[str, ...], not_yet: str) -> None:
+def check_mode(mode: str, known: tuple[str, ...]) -> None:
     """Raise UsageError unless `mode` is one of `known`."""
-    if mode == not_yet:
-        raise UsageError(f"--mode {mode} is not yet in this version", f"--mode {known[0]}")
     if mode not in known:
         raise UsageError(f"--mode is one of {', '.join(known)}, not {mode!r}")
 

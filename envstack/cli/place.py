@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envstack.errors import EnvstackError, NotFound, StateError, Unsupported
@@ -39,6 +40,29 @@ def here() -> Target:
         raise EnvstackError(message) from error
     os.chdir("/")
     return target
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The current directory, by its path, and by its place in a merged tree if it lies in one."""
+
+    path: bytes
+    inside: bytes
+
+    def within(self, mount: bytes) -> bytes:
+        """Return its path below `mount`, where a merged tree is seen; `mount` for one outside.
+
+        What is below a mount over the project is, by its path, within that.
+        """
+        if self.inside:
+            return os.path.normpath(os.path.join(mount, self.inside))
+        return self.path if (self.path + b"/").startswith(mount + b"/") else mount
+
+
+def standing() -> Standing:
+    """Return the current directory; raises StateError where it has no path any more."""
+    path = current_directory()
+    return Standing(path, _inside(path))
 
 
 def in_merged_tree(paths: Sequence[str]) -> list[str]:

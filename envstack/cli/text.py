@@ -211,6 +211,11 @@ def drift(rows: Iterable[Json] | None, paint: Paint) -> Iterator[str]:
         yield paint("yellow", f"{said} ({remedy})")
 
 
+def chosen(row: Json, paint: Paint) -> Iterator[str]:
+    """Yield in which mode something was done, and why."""
+    yield paint("dim", f"{row['mode']}: {escaped(row['reason'])}")
+
+
 def left_behind(rows: list[Json], paint: Paint) -> Iterator[str]:
     """Yield those whom an exchange of the mount left in the old tree."""
     if rows:

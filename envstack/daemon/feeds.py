@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, from_thread, to_thread
 
 from envstack.daemon.threads import run_to_its_end
 from envstack.environment.views import views
@@ -114,19 +114,32 @@ class Feed:
 
 
 class Feeds:
-    """A context manager; leaving it ends the watchers, and the journals stay as they are."""
+    """A context manager; leaving it ends the watchers, and the journals stay as they are.
 
-    def __init__(self, ctx: Context, tasks: TaskGroup) -> None:
-        self._ctx = ctx
+    Before `open`, nothing is followed.
+    """
+
+    def __init__(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
         self._threads = CapacityLimiter(_THREADS)
         self._feeds: dict[EnvId, Feed] = {}
 
     async def __aenter__(self) -> Self:
-        self._grain = await to_thread.run_sync(grain_of, self._ctx.store.home)
+        return self
+
+    async def open(self, ctx: Context) -> None:
+        """Follow the environments of `ctx` whenever that is asked for."""
+        self._ctx = ctx
+        self._grain = await to_thread.run_sync(grain_of, ctx.store.home)
+
+    async def begin(self) -> None:
+        """Follow every environment that there is."""
         for env in await to_thread.run_sync(self._known):
             self.nudge(env)
-        return self
+
+    def follower(self, env: EnvId) -> Follower:
+        """Return the follower of an environment; to be called in a worker thread."""
+        return from_thread.run_sync(self.nudge, env).follower
 
     async def __aexit__(
         self,

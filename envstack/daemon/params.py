@@ -78,11 +78,9 @@ class Params:
             raise UsageError(f"{name!r} must be an object of texts")
         return value
 
-    def choice(self, name: str, known: tuple[str, ...], unbuilt: tuple[str, ...]) -> str:
-        """Return one of `known`, the first where it is missing; `unbuilt` are not there yet."""
+    def choice(self, name: str, known: tuple[str, ...]) -> str:
+        """Return one of `known`, the first where it is missing."""
         value = self.text(name, known[0])
-        if value in unbuilt:
-            raise UsageError(f"{name} {value!r} is not in this version", f"use {known[0]!r}")
         if value not in known:
             raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         return value

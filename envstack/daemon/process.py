@@ -28,6 +28,7 @@ from envstack.daemon import startup
 from envstack.daemon.calls import explain
 from envstack.daemon.server import Server
 from envstack.errors import EnvstackError, Unsupported
+from envstack.linux import cgroup, stopping
 from envstack.linux.launcher import Launcher
 from envstack.rpc.places import config_file
 from envstack.rpc.places import places as places_of
@@ -122,6 +123,8 @@ def run_daemon(
     with ExitStack() as held:
         try:
             startup.settle()
+            cgroup.leave()  # one that it will freeze
+            stopping.leave()
             startup.make_directories(places)
             held.enter_context(startup.sole_daemon(places))
             launcher = held.enter_context(Launcher())

@@ -22,6 +22,7 @@ from envstack.daemon.access import Access
 from envstack.daemon.asking import askers, audience, check_of
 from envstack.daemon.feeds import Feeds
 from envstack.daemon.following import Following
+from envstack.daemon.freshening import Freshening
 from envstack.daemon.jobs import Jobs
 from envstack.daemon.keeper import keep_watch
 from envstack.daemon.listing import listing
@@ -33,6 +34,7 @@ from envstack.environment import (
     down,
     drift,
     durability,
+    enter,
     exchange,
     history,
     inside,
@@ -44,6 +46,7 @@ from envstack.environment import (
 )
 from envstack.environment.base import Request
 from envstack.environment.context import Context
+from envstack.environment.groups import Groups
 from envstack.environment.sizes import Sizes
 from envstack.errors import EnvstackError, NotUp
 from envstack.rpc import shapes
@@ -58,7 +61,7 @@ if TYPE_CHECKING:
     from envstack.environment.exchange import Mounts
     from envstack.environment.steps import Step
     from envstack.linux.launcher import Launcher
-    from envstack.model import Environment, Status
+    from envstack.model import EnvId, Environment, Status
     from envstack.overlay.diff import Difference
 
 _log = logging.getLogger(__name__)
@@ -100,14 +103,25 @@ class Service:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)
-            ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
+            feeds = await stack.enter_async_context(Feeds(self._tasks))
+            groups = Groups(self._home, self._launcher)
+            ctx = Context(
+                *(store, self._announce, jobs.defer, self._launcher, mounts),
+                *(feeds.follower, groups),
+                freeze=groups.freeze,
+            )
             self._sizes = Sizes(ctx)
+            await feeds.open(ctx)
+            await to_thread.run_sync(groups.recover)
             await to_thread.run_sync(recover.recover, ctx)
-            feeds = await stack.enter_async_context(Feeds(ctx, self._tasks))
-            self.access = Access(ctx, feeds.nudge)
+            await feeds.begin()
+            self.access = Access(ctx, self._worked)
             self._feeds = feeds
+            self._freshening = Freshening(self.access, self._tasks)
             self._following = Following(self.access, feeds)
             jobs.open()
+            for env in await to_thread.run_sync(ctx.store.db.environments):
+                self._freshening.nudge(env.id)
             await self._tasks.start(keep_watch, self._put_back)
             stack.callback(self._tasks.cancel_scope.cancel)
             stack.callback(self._sizes.close)
@@ -122,6 +136,11 @@ class Service:
     ) -> bool | None:
         return await self._stack.__aexit__(kind, error, traceback)
 
+    def _worked(self, env: EnvId) -> None:
+        """Take note that somebody has worked with an environment."""
+        self._feeds.nudge(env)
+        self._freshening.nudge(env)
+
     @property
     def _ctx(self) -> Context:
         return self.access.ctx
@@ -135,6 +154,7 @@ class Service:
             "env.status": self._status,
             "env.glance": self._glance,
             "env.list": self._list,
+            "env.enter": self._enter,
             "env.checkpoint": self._checkpoint,
             "env.rollback": self._rollback,
             "env.log": self._log,
@@ -241,10 +261,16 @@ class Service:
                 if self._ctx.store.db.knows(env.id):  # else it was purged meanwhile
                     raise
 
+    async def _enter(self, _call: Call, raw: dict[str, Any]) -> Any:
+        def work(env: Environment) -> Any:
+            return shapes.entrance(enter.enter(self._ctx, env))
+
+        return await self.access.seen(Params(raw), work)
+
     async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
-        params.choice("mode", ("auto", checkpoint.ROTATE), unbuilt=("live",))
         request = checkpoint.Request(
+            mode=params.choice("mode", (checkpoint.AUTO, history.ROTATE, history.LIVE)),
             message=params.text("message", ""),
             tag=params.optional_text("tag"),
             force=params.flag("force"),
@@ -254,7 +280,8 @@ class Service:
         sync = params.flag("sync")
 
         def work(env: Environment) -> Any:
-            return checkpoint.checkpoint(self._ctx, env, request), below.known(self._ctx, env)
+            made = checkpoint.checkpoint(self._ctx, env, request, check_of(call))
+            return made, below.known(self._ctx, env)
 
         made, changed = await self.access.on_environment(params, work)
         if sync:
@@ -263,9 +290,9 @@ class Service:
 
     async def _rollback(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
-        params.choice("mode", ("auto", rollback.SWAP), unbuilt=("in-place",))
         dry_run = params.flag("dry_run")
         request = rollback.Request(
+            mode=params.choice("mode", rollback.MODES),
             rev=params.text("rev", "@"),
             discard=params.flag("discard"),
             force=params.flag("force"),
@@ -274,7 +301,7 @@ class Service:
 
         def work(env: Environment) -> Any:
             if dry_run:
-                done = rollback.preview(self._ctx, env, request.rev, check_of(call))
+                done = rollback.preview(self._ctx, env, request, check_of(call))
             else:
                 done = rollback.rollback(self._ctx, env, request)
             return {**shapes.rolled_back(done), **below.known(self._ctx, env)}

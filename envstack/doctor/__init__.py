@@ -5,6 +5,7 @@
     kernel        the mount calls that envstack is made of, and user namespaces
     home          the file system of the store
     limits        root, inotify, open files
+    freezing      how commands are made to stand still for a checkpoint
     peers         programs and the daemon
     examination   all of it, in the order in which it is shown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from envstack.doctor import home, kernel, limits, peers
+from envstack.doctor import freezing, home, kernel, limits, peers
 from envstack.doctor.check import State
 from envstack.doctor.child import outcomes
 
@@ -25,6 +25,7 @@ def examine(places: Places) -> Iterator[Check]:
     yield from home.checks(os.path.realpath(places.home))
     yield from limits.checks(places.home)
     yield from kernel.user_checks(outcomes(kernel.user_trials()))
+    yield freezing.check()
     yield from peers.checks(places)
 
 

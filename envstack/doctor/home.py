@@ -23,8 +23,8 @@ from envstack.doctor.child import enter_mount_namespace, outcomes
 from envstack.linux import syscalls as sys
 from envstack.linux.entries import tell_types
 from envstack.linux.mountinfo import read_mounts
+from envstack.linux.removal import remove
 from envstack.overlay import mount as overlay
-from envstack.store.removal import remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

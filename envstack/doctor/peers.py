@@ -21,7 +21,7 @@ _SECONDS = 5.0
 _PROGRAMS = (
     ("skopeo", "skopeo", "for `image` layers of registries, in a later version"),
     ("fuse-overlayfs", "fuse-overlayfs", "for use without root, in a later version"),
-    ("bubblewrap", "bwrap", "for commands kept in a sandbox, in a later version"),
+    ("bubblewrap", "bwrap", "for `envstack run` in a root file system, and for --no-network"),
 )
 
 

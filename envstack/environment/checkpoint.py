@@ -1,4 +1,7 @@
-"""`checkpoint`: seal the upper and put a fresh one on top."""
+"""`checkpoint`: seal the upper and put a fresh one on top, or seal a copy of what changed.
+
+Chooses between the two: a rotation costs nothing, and strands whoever is inside.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,42 @@ from typing import TYPE_CHECKING
 
 from envstack.environment.context import now, require_mount, since
 from envstack.environment.durability import make_durable
-from envstack.environment.history import check_tag, count
-from envstack.environment.inside import require_strandable
+from envstack.environment.history import (
+    LIVE,
+    ROTATE,
+    check_tag,
+    count,
+    head_chain,
+    new_checkpoint,
+)
+from envstack.environment.inside import describe, require_strandable
+from envstack.environment.live import seal_live
 from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
-from envstack.environment.swap import is_dirty, make_spare, new_upper, swap
-from envstack.errors import StateError
+from envstack.environment.swap import make_spare, new_upper, swap
+from envstack.environment.unsealed import is_dirty
+from envstack.errors import Held, StateError
+from envstack.linux.holders import find_holder
 from envstack.model import (
     Checkpoint,
-    CheckpointId,
     Counts,
     Environment,
     LayerState,
     Sealed,
-    new_id,
 )
 from envstack.overlay.mount import MAX_LOWERS
+from envstack.overlay.sameness import go_on
 from envstack.store.records import Op, Transition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from envstack.environment.context import Context
     from envstack.linux.mountinfo import Mount
     from envstack.model import Chain, Holder
 
-ROTATE = "rotate"
-"""The `mode` of a checkpoint whose layer is the upper itself."""
+AUTO = "auto"
+"""Rotate where nobody is inside, else seal live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +57,63 @@ class Request:
     tag: str | None = None
     force: bool = False
     ignore: frozenset[int] = frozenset()
+    mode: str = AUTO
+
+    @property
+    def leaves_the_choice(self) -> bool:
+        """Whether nobody is to be stranded, and either way will do."""
+        return self.mode == AUTO and not self.force
 
 
-def checkpoint(ctx: Context, env: Environment, request: Request) -> Sealed:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A mode, and why it is that one: a clause for people."""
+
+    mode: str
+    reason: str
+
+
+def checkpoint(
+    ctx: Context, env: Environment, request: Request, tick: Callable[[], None] = go_on
+) -> Sealed:
     """Make the merged tree of `env` a point of history.
 
-    Raises NotUp, Held while somebody is inside, Damaged where a layer is gone, StateError for a tag
-    that is taken or a history that has reached the kernel's depth.
+    Raises NotUp, Held where somebody is inside who must not be stranded, Damaged where a layer is
+    gone, StateError for a tag that is taken or a history that has reached the kernel's depth.
+    `tick` is called all the time while anything is copied, and may raise: nothing has happened
+    then.
     """
     began = time.perf_counter()
     mount = require_mount(env)
     if request.tag is not None:
         check_tag(ctx, env, request.tag)
     if is_untouched(ctx, env):
-        return Sealed(_mark(ctx, env, request), since(began))
-    row, stranded = rotate(ctx, env, mount, request)
-    return Sealed(row, since(began), stranded)
+        row = _mark(ctx, env, request)
+        return Sealed(row, since(began), reason="nothing had changed")
+    choice = _choose(mount, request)
+    if choice.mode == ROTATE:
+        try:
+            row, stranded = rotate(ctx, env, mount, request)
+        except Held as held:  # by who came when nobody was inside, and writes
+            if not request.leaves_the_choice:
+                raise
+            choice = Choice(LIVE, held.message.removeprefix("cannot checkpoint: "))
+        else:
+            return Sealed(row, since(began), stranded, choice.reason)
+    live = seal_live(ctx, env, request.message, request.tag, tick)
+    return Sealed(live.checkpoint, since(began), reason=choice.reason, unstable=live.unstable)
+
+
+def _choose(mount: Mount, request: Request) -> Choice:
+    """Return how to seal: whoever names a mode, or strands those inside, has chosen."""
+    if request.mode != AUTO:
+        return Choice(request.mode, "asked for")
+    if request.force:
+        return Choice(ROTATE, "--force leaves behind who is inside")
+    holder = find_holder(mount, ignore=request.ignore)
+    if holder is not None:
+        return Choice(LIVE, describe((holder,)))
+    return Choice(ROTATE, "nobody is inside")
 
 
 def rotate(
@@ -92,15 +147,20 @@ def rotate(
 
 
 def is_untouched(ctx: Context, env: Environment) -> bool:
-    """Tell, in a time that does not grow with the tree, whether the upper surely holds nothing."""
-    return ctx.store.layers.is_empty(env.upper) and not is_dirty(ctx, env)
+    """Tell, in a time that does not grow with the tree, whether the upper surely holds nothing.
+
+    Nothing that the head does not hold, that is: an empty upper shows what lies below it, which
+    after a live checkpoint is not what the head shows.
+    """
+    is_bare = ctx.store.layers.is_empty(env.upper) and head_chain(ctx, env) == env.lowers
+    return is_bare and not is_dirty(ctx, env)
 
 
 def _mark(ctx: Context, env: Environment, request: Request) -> Checkpoint:
     """Name the chain that is mounted: there is nothing to seal, so no mount is touched."""
-    row = replace(
-        new_checkpoint(env, env.lowers, request.message, request.tag), changes=Counts(), sealed=True
-    )
+    mode = LIVE if request.mode == LIVE else ROTATE
+    row = new_checkpoint(env, env.lowers, request.message, request.tag, mode)
+    row = replace(row, changes=Counts(), sealed=True)
     ctx.announce(Step.COMMIT)
     ctx.store.db.commit(Transition(Op.CHECKPOINT, replace(env, head=row.id), {}, row), now())
     return replace(row, durable=ctx.store.db.checkpoint(row.id).durable)
@@ -117,18 +177,3 @@ def sealed_chain(env: Environment) -> Chain:
             "roll back to an earlier checkpoint; --discard, as nothing more can be sealed",
         )
     return (env.upper, *env.lowers)
-
-
-def new_checkpoint(env: Environment, chain: Chain, message: str, tag: str | None) -> Checkpoint:
-    """Return a checkpoint of `chain`, on the head."""
-    return Checkpoint(
-        id=CheckpointId(new_id()),
-        env=env.id,
-        parent=env.head,
-        message=message,
-        tag=tag,
-        created_at=now(),
-        mode=ROTATE,
-        chain=chain,
-        changes=None,
-    )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envstack.environment.context import require_mount
-from envstack.environment.history import trees_of
+from envstack.environment.history import head_chain, resolve, trees_of
+from envstack.environment.unsealed import unsealed
 from envstack.errors import NotFound, UsageError
 from envstack.overlay.diff import differences
 from envstack.overlay.sameness import go_on
@@ -42,6 +43,9 @@ def compare(
     neither side.
     """
     require_mount(env)
+    if not request.paths and request.b is None and _is_head(ctx, env, request.a):
+        yield from unsealed(ctx, env, tick)
+        return
     a, b = trees_of(ctx, env, request.a), trees_of(ctx, env, request.b)
     paths = [inside(env, path) for path in request.paths]
     if missing := absent((a, b), paths):
@@ -50,6 +54,10 @@ def compare(
             "a path is relative to the current directory inside the merged tree, else to its root",
         )
     yield from differences(a, b, paths, tick)
+
+
+def _is_head(ctx: Context, env: Environment, rev: str) -> bool:
+    return resolve(ctx, env, rev).chain == head_chain(ctx, env)
 
 
 def inside(env: Environment, path: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,11 +16,13 @@ from envstack.linux.boot import boot_id
 from envstack.linux.mountinfo import reached_at, read_mounts, topmost_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from envstack.environment.drift import Look
     from envstack.environment.exchange import Mounts
+    from envstack.environment.groups import Groups
     from envstack.environment.steps import Step
+    from envstack.feed.follower import Follower
     from envstack.linux.launcher import Launcher
     from envstack.linux.mountinfo import Mount
     from envstack.model import Chain, EnvId, Environment, LayerId
@@ -49,6 +52,12 @@ class Audience:
     show: Callable[[bytes], None]
 
 
+@contextmanager
+def freeze_nothing(_env: EnvId) -> Iterator[bool]:
+    """Let nobody stand still."""
+    yield False
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """`kept` holds, for each environment that is up, a detached clone of its mount.
@@ -56,7 +65,10 @@ class Context:
     A clone costs nothing and keeps the superblock: what somebody unmounts is put back as it was.
     `faults` says why an environment that is wanted up could not be mounted, `looks` what is known
     of the layers below one that is. `boot` is the id of the boot that is running; `beneath` holds
-    the projects that environments are mounted over.
+    the projects that environments are mounted over. `follower` gives the one that tells what
+    happens to an environment, in a worker thread. `groups` are of those who are inside by our
+    commands; `freeze` lets them stand still, for as long as its context lasts, and yields whether
+    there were any and all do.
     """
 
     store: Store
@@ -64,11 +76,14 @@ class Context:
     defer: Callable[[Job], None]
     launcher: Launcher
     mounts: Mounts
+    follower: Callable[[EnvId], Follower]
+    groups: Groups
     kept: dict[EnvId, int] = field(default_factory=dict)
     faults: dict[EnvId, str] = field(default_factory=dict)
     looks: dict[EnvId, Look] = field(default_factory=dict)
     boot: str = field(default_factory=boot_id)
     beneath: Beneath = field(default_factory=Beneath)
+    freeze: Callable[[EnvId], AbstractContextManager[bool]] = freeze_nothing
 
     def trees(self, env: Environment, chain: Chain) -> tuple[bytes, ...]:
         """Return the directories of a chain of `env`, topmost first, as they can be read now.

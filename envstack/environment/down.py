@@ -35,6 +35,7 @@ def down(ctx: Context, env: Environment, ignore: frozenset[int]) -> Environment:
     """
     mount = find_mount(env)
     if mount is None and not env.wanted:
+        ctx.groups.clear(env.id)
         return env
     after = replace(env, wanted=False)
     if mount is not None:
@@ -47,6 +48,7 @@ def down(ctx: Context, env: Environment, ignore: frozenset[int]) -> Environment:
     ctx.release(env.id)
     ctx.announce(Step.COMMIT)
     ctx.store.db.commit(transition, now())
+    ctx.groups.clear(env.id)
     return after
 
 
@@ -76,6 +78,7 @@ def purge(ctx: Context, env: Environment) -> None:
     ctx.announce(Step.FORGET)
     ctx.store.db.purge(env.id)
     ctx.store.journal.forget(env.id)
+    ctx.store.seals.forget(env.id)
     for layer in layers:
         discard(ctx, layer)
     remove_mount_point(env)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from envstack.environment.carry import carry_over, refuse_any
 from envstack.environment.mounting import put_back
 from envstack.environment.steps import Step
 from envstack.environment.swap import require_top
@@ -22,6 +23,7 @@ from envstack.overlay import older
 
 if TYPE_CHECKING:
     from envstack.environment.context import Context, Pair
+    from envstack.linux.mountinfo import Mount
     from envstack.model import Environment
     from envstack.store.store import Store
 
@@ -34,6 +36,12 @@ Build = Callable[[overlay.Overlay, bytes], int]
 class Exchange(Protocol):
     """Puts the new mount in the place of the old one, in two parts: the first can be taken back."""
 
+    def carry(self, mount: Mount, new: int, what: str) -> frozenset[int]:
+        """Let what is mounted in `mount` come along; return its ids. Raises Held where it cannot.
+
+        `new` is attached nowhere as yet; `what` is the operation, for the message.
+        """
+
     def begin(self, ctx: Context, env: Environment, pair: Pair) -> None:
         """Come to where there is no way back; StateError, with nothing done, for a cover."""
 
@@ -43,6 +51,10 @@ class Exchange(Protocol):
 
 class FromBeneath:
     """The new mount waits under the old one: at no instant is there none (Linux 6.5)."""
+
+    def carry(self, mount: Mount, new: int, what: str) -> frozenset[int]:
+        """Attach clones to the new mount."""
+        return carry_over(mount, new, what)
 
     def begin(self, ctx: Context, env: Environment, pair: Pair) -> None:
         """Attach the new mount beneath the old one."""
@@ -61,6 +73,11 @@ class FromBeneath:
 
 class InTurn:
     """The old mount is detached, then the new one attached: for an instant there is none."""
+
+    def carry(self, mount: Mount, _new: int, what: str) -> frozenset[int]:
+        """Refuse whatever is inside."""
+        refuse_any(mount, what)
+        return frozenset()
 
     def begin(self, ctx: Context, env: Environment, pair: Pair) -> None:
         """Detach the old mount, unless somebody did."""

@@ -7,18 +7,32 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from envstack.environment.context import now
 from envstack.environment.steps import Step
 from envstack.environment.trees import layer_trees, upper_tree
 from envstack.errors import EnvstackError, NotFound, StateError, UsageError
-from envstack.model import BASE, ChangeType, Counts, LayerKind
+from envstack.model import (
+    BASE,
+    ChangeType,
+    Checkpoint,
+    CheckpointId,
+    Counts,
+    LayerKind,
+    new_id,
+)
 from envstack.overlay.diff import diff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from envstack.environment.context import Context
-    from envstack.model import Chain, Change, Checkpoint, CheckpointId, Environment
+    from envstack.model import Chain, Change, Environment
     from envstack.overlay.diff import LayerTree
+
+ROTATE = "rotate"
+"""The `mode` of a checkpoint whose layer is the upper itself."""
+LIVE = "live"
+"""The `mode` of one whose layer holds a copy of what changed."""
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _ANCESTOR = re.compile(r"@(?:~(\d{0,9}))?", re.ASCII)
@@ -42,6 +56,28 @@ class Revision:
     def head(self) -> CheckpointId | None:
         """What an environment's `head` is when it stands here."""
         return self.checkpoint.id if self.checkpoint else None
+
+
+def new_checkpoint(
+    env: Environment, chain: Chain, message: str, tag: str | None, mode: str = ROTATE
+) -> Checkpoint:
+    """Return a checkpoint of `chain`, on the head."""
+    return Checkpoint(
+        id=CheckpointId(new_id()),
+        env=env.id,
+        parent=env.head,
+        message=message,
+        tag=tag,
+        created_at=now(),
+        mode=mode,
+        chain=chain,
+        changes=None,
+    )
+
+
+def head_chain(ctx: Context, env: Environment) -> Chain:
+    """Return the chain of the head: after a live checkpoint it is not the mounted one."""
+    return ctx.store.db.checkpoint(env.head).chain if env.head else env.base
 
 
 def resolve(ctx: Context, env: Environment, rev: str) -> Revision:

@@ -130,6 +130,7 @@ def put_back(ctx: Context, env: Environment) -> None:
     make_mount_point(env)
     _require_bare(ctx, env)  # once more: a project that was moved may have come back with its mount
     kept = ctx.kept[env.id]
+    overlay.mark_as_copy(kept)
     overlay.attach(kept, env.mount)
     try:
         # Now, because before Linux 6.15 a detached mount cannot be cloned.

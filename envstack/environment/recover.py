@@ -13,7 +13,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from envstack.environment import drift
+from envstack.environment import drift, in_place
 from envstack.environment.context import covered, mount_source, visible_mount
 from envstack.environment.durability import take_up
 from envstack.environment.history import count
@@ -41,16 +41,15 @@ def recover(ctx: Context) -> None:
     """Recover the whole store, and mount again what was up. Raises Damaged alone."""
     ctx.store.layers.sweep()
     for env in ctx.store.db.environments():
-        try:
-            settle(ctx, env)
-        except (EnvstackError, OSError) as error:
-            _log.exception("%s: what was begun cannot be finished yet", env.name)
-            ctx.faults[env.id] = f"what was begun cannot be finished yet: {error}"
+        if not _is_in_place(ctx, env):
+            _settle(ctx, env)
     take_up(ctx)
     _sort_layers(ctx)
     # One may lie in the merged tree of another: that one comes first.
     for env in sorted(ctx.store.db.environments(), key=lambda env: len(env.mount)):
         restore(ctx, env)
+        if _is_in_place(ctx, env):
+            _settle(ctx, env)
         if env.id in ctx.kept:
             ctx.defer(partial(make_spare, ctx, env))
     for checkpoint in ctx.store.db.uncounted():
@@ -58,10 +57,28 @@ def recover(ctx: Context) -> None:
         ctx.defer(partial(count, ctx, env, checkpoint))
 
 
+def _is_in_place(ctx: Context, env: Environment) -> bool:
+    """Tell whether a rollback in place was begun, which is finished when the tree is mounted."""
+    transition = ctx.store.db.intent(env.id)
+    return transition is not None and transition.is_in_place(env)
+
+
+def _settle(ctx: Context, env: Environment) -> None:
+    try:
+        settle(ctx, env)
+    except (EnvstackError, OSError) as error:
+        _log.exception("%s: what was begun cannot be finished yet", env.name)
+        ctx.faults[env.id] = f"what was begun cannot be finished yet: {error}"
+
+
 def settle(ctx: Context, env: Environment) -> None:
     """Close the environment's open intent, if there is one: forward, or back."""
     transition = ctx.store.db.intent(env.id)
     if transition is None:
+        return
+    if transition.is_in_place(env):
+        restore(ctx, env)
+        in_place.resume(ctx, env, transition)
         return
     if _has_happened(ctx, env, transition):
         _log.info("%s: %s had happened, it is committed", env.name, transition.op)
@@ -128,9 +145,11 @@ def restore(ctx: Context, env: Environment) -> None:
     """Keep the mount of an environment that is wanted up, put it back, or mount it anew.
 
     Failure leaves the environment degraded: the reason is logged, and shown by `status`. While an
-    intent is open nobody can say which upper is to be mounted, and the wrong one would decide it.
+    intent is open nobody can say which upper is to be mounted, and the wrong one would decide it;
+    but for a rollback in place, which keeps the upper.
     """
-    if not env.wanted or ctx.store.db.intent(env.id) is not None:
+    is_open = ctx.store.db.intent(env.id) is not None
+    if not env.wanted or (is_open and not _is_in_place(ctx, env)):
         return
     try:
         if visible_mount(env):

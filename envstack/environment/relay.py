@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from envstack.environment import checkpoint, drift
 from envstack.environment.context import require_mount
+from envstack.environment.history import new_checkpoint
 from envstack.environment.inside import require_strandable
 from envstack.environment.mounting import require_layers
 from envstack.environment.rollback import exchange
@@ -84,7 +85,7 @@ def _exchange(ctx: Context, env: Environment, mount: Mount, request: Request) ->
 def _exchange_untouched(ctx: Context, env: Environment, mount: Mount, request: Request) -> Relaid:
     """Put a fresh upper on the same chain. What is written until the lock is kept even so."""
     stranded = require_strandable(mount, request.ignore, "lay anew", force=request.force)
-    late = checkpoint.new_checkpoint(env, (env.upper, *env.lowers), _MEANWHILE, None)
+    late = new_checkpoint(env, (env.upper, *env.lowers), _MEANWHILE, None)
     after = replace(env, upper=new_upper(ctx, env))
     kept = exchange(ctx, env, mount, after, late, {}, Op.RELAY).checkpoint
     return Relaid(is_exchanged=True, saved=kept.id if kept else None, stranded=stranded)

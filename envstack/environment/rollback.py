@@ -1,4 +1,8 @@
-"""`rollback`: put an earlier chain under a fresh upper, and lose nothing that was not sealed."""
+"""`rollback`: go back to an earlier chain, and lose nothing that was not sealed.
+
+Chooses how: by a fresh upper on that chain, which costs nothing and strands whoever is inside, or
+in place.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,26 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from envstack.environment.checkpoint import (
-    is_untouched,
-    new_checkpoint,
-    sealed_chain,
-)
+from envstack.environment import in_place
+from envstack.environment.checkpoint import AUTO, Choice, is_untouched, sealed_chain
 from envstack.environment.context import now, require_mount, since
 from envstack.environment.durability import make_durable, require_whole
 from envstack.environment.history import (
     count,
     merged_trees,
+    new_checkpoint,
     resolve,
     tally,
 )
-from envstack.environment.inside import require_strandable
+from envstack.environment.in_place import IN_PLACE
+from envstack.environment.inside import describe, require_strandable
 from envstack.environment.mounting import require_layers
+from envstack.environment.orphans import orphans
 from envstack.environment.steps import Step
 from envstack.environment.swap import make_spare, new_upper, swap
 from envstack.environment.trees import layer_trees
+from envstack.errors import Held
+from envstack.linux.holders import find_holder
 from envstack.model import LayerState, RolledBack
 from envstack.overlay.diff import diff
 from envstack.store.records import Op, Transition
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
 SWAP = "swap"
 """The `mode` of a rollback that exchanges the mounted overlay."""
 
+MODES = (AUTO, SWAP, IN_PLACE)
+"""What may be asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -51,25 +60,30 @@ class Request:
     discard: bool = False
     force: bool = False
     ignore: frozenset[int] = frozenset()
+    mode: str = AUTO
 
 
-def preview(ctx: Context, env: Environment, rev: str, tick: Callable[[], None]) -> RolledBack:
-    """Return what a rollback to `rev` would change in the merged tree, and change nothing.
+def preview(
+    ctx: Context, env: Environment, request: Request, tick: Callable[[], None]
+) -> RolledBack:
+    """Return what a rollback would change in the merged tree, and how, and change nothing.
 
     `tick` is called all the time and may raise.
     """
-    require_mount(env)
-    target = resolve(ctx, env, rev)
+    choice = _choose(require_mount(env), request)
+    target = resolve(ctx, env, request.rev)
     paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, env, target.chain), tick))
-    return RolledBack(to=target.name, saved=None, mode=SWAP, changes=tally(paths), paths=paths)
+    counts = tally(paths)
+    return RolledBack(target.name, None, choice.mode, counts, paths=paths, reason=choice.reason)
 
 
 def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
     """Make the merged tree that of `request.rev` again.
 
     What was not sealed is sealed first, as the checkpoint `saved`, unless it is to be discarded.
-    Raises NotUp, NotFound, Held while somebody is inside, Damaged where the target has lost a
-    layer, or part of one and `force` is not given.
+    Raises NotUp, NotFound, Held for a swap while somebody is inside who must not be stranded,
+    Damaged where the target has lost a layer, or part of one and `force` is not given, and what
+    `in_place.roll_back` raises.
     """
     began = time.perf_counter()
     mount = require_mount(env)
@@ -79,14 +93,56 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
         require_whole(target.checkpoint)
     if target.chain == env.lowers and is_untouched(ctx, env):
         _point(ctx, env, target)
-        return RolledBack(target.name, None, SWAP, None, since(began))
+        mode = SWAP if request.mode == AUTO else request.mode
+        reason = "the tree is that already"
+        return RolledBack(target.name, None, mode, None, since(began), reason=reason)
+    choice = _choose(mount, request)
+    if choice.mode == SWAP:
+        try:
+            done = _swap(ctx, env, mount, target, request)
+        except Held as held:  # by who came when nobody was inside, and writes
+            if request.mode != AUTO or request.force:
+                raise
+            choice = Choice(IN_PLACE, held.message.partition(": ")[2])
+    if choice.mode == IN_PLACE:
+        done = _in_place(ctx, env, target, request)
+    return replace(done, reason=choice.reason, duration_ms=since(began))
+
+
+def _swap(
+    ctx: Context, env: Environment, mount: Mount, target: Revision, request: Request
+) -> RolledBack:
     saved = None if request.discard else _candidate(ctx, env, request.rev)
     stranded = require_strandable(mount, request.ignore, "roll back", force=request.force)
     upper = new_upper(ctx, env)
     after = replace(env, upper=upper, lowers=target.chain, head=target.head)
     kept = exchange(ctx, env, mount, after, saved, {}).checkpoint
+    return RolledBack(target.name, kept.id if kept else None, SWAP, None, stranded=stranded)
+
+
+def _choose(mount: Mount, request: Request) -> Choice:
+    """Return how to go back: whoever names a mode, or strands those inside, has chosen."""
+    if request.mode != AUTO:
+        return Choice(request.mode, "asked for")
+    if request.force:
+        return Choice(SWAP, "--force leaves behind who is inside")
+    holder = find_holder(mount, ignore=request.ignore)
+    if holder is not None:
+        return Choice(IN_PLACE, describe((holder,)))
+    return Choice(SWAP, "nobody is inside")
+
+
+def _in_place(ctx: Context, env: Environment, target: Revision, request: Request) -> RolledBack:
+    done = in_place.roll_back(ctx, env, target, discard=request.discard)
+    first, last = (done.saved[0], done.saved[-1]) if done.saved else (None, None)
     return RolledBack(
-        target.name, kept.id if kept else None, SWAP, None, since(began), stranded=stranded
+        to=target.name,
+        saved=first,
+        mode=IN_PLACE,
+        changes=done.changes,
+        orphaned=orphans(require_mount(env), done.changed, request.ignore),
+        saved_meanwhile=None if last == first else last,
+        late=done.late,
     )
 
 

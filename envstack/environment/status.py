@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from envstack.environment import drift, views
 from envstack.environment.context import covered, mount_source, moved, uppers
+from envstack.environment.history import head_chain
+from envstack.environment.unsealed import is_dirty
+from envstack.errors import EnvstackError
 from envstack.linux.holders import find_holders
 from envstack.linux.mountinfo import read_mounts, topmost_at
 from envstack.model import EnvState, StackLayer, Status
@@ -22,8 +25,15 @@ if TYPE_CHECKING:
 
 _EXCHANGES = ON_ANOTHER_CHAIN | {Op.CHECKPOINT}
 
+_LOOK = 0.1
+"""Seconds that looking through an upper may take."""
+
 _GAP = 1.0
 """Seconds: many times as long as an exchange in turn leaves the mount point bare."""
+
+
+class _EnoughError(Exception):
+    """Looking takes too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +107,25 @@ def _describe(
 
 
 def _may_be_dirty(ctx: Context, env: Environment) -> bool:
-    """Tell, in no time, whether the upper holds anything: False means that all is sealed."""
-    return ctx.store.layers.exists(env.upper) and not ctx.store.layers.is_empty(env.upper)
+    """Tell, in a moment, whether anything may not be sealed: False means that all is.
+
+    So if the upper holds nothing; after a live checkpoint it holds what is sealed as well, and is
+    looked through.
+    """
+    if not ctx.store.layers.exists(env.upper):
+        return False
+    if head_chain(ctx, env) == env.lowers:
+        return not ctx.store.layers.is_empty(env.upper)
+    deadline = time.monotonic() + _LOOK
+
+    def tick() -> None:
+        if time.monotonic() > deadline:
+            raise _EnoughError
+
+    try:
+        return is_dirty(ctx, env, tick)
+    except (_EnoughError, EnvstackError, OSError):
+        return True
 
 
 def _state(ctx: Context, books: _Books, top: Mount | None) -> tuple[EnvState, str | None, str]:

@@ -4,7 +4,7 @@ The order is what keeps every promise, so it stands in one place, `swap`:
 
     register    the intent is durable, it names the new upper and all that will be committed
     prepare     the new upper exists
-    build       the new overlay exists, attached nowhere
+    build       the new overlay exists, attached nowhere, with what is mounted inside (`carry`)
     lock        nobody writes through the old mount any more; the new root gets its metadata
     beneath     the new overlay waits under the old mount
     detach      the new overlay shows; at no instant was the mount point empty
@@ -29,20 +29,21 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from envstack.environment import views
+from envstack.environment import carry, views
 from envstack.environment.context import Pair, mount_source, now
 from envstack.environment.refusal import refused_layer
 from envstack.environment.steps import Step
-from envstack.environment.trees import layer_trees, upper_tree
+from envstack.environment.unsealed import is_dirty
 from envstack.errors import EnvstackError, Held, StateError, Unsupported
 from envstack.linux.syscalls import mount_id
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay import mount as overlay
-from envstack.overlay.diff import differs
 from envstack.overlay.root import copy_root, mark_dressed
 from envstack.store.records import ON_ANOTHER_CHAIN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from envstack.environment.context import Context
     from envstack.linux.mountinfo import Mount
     from envstack.model import Environment
@@ -54,17 +55,29 @@ _WORKDIR_ROOM = 1 << 20
 """Bytes: with less, it is want of space that made the kernel mount an overlay read-only."""
 
 
-def swap(ctx: Context, env: Environment, mount: Mount, transition: Transition) -> Transition:
+def agree() -> None:
+    """Let an exchange take place."""
+
+
+def swap(
+    ctx: Context,
+    env: Environment,
+    mount: Mount,
+    transition: Transition,
+    vet: Callable[[], None] = agree,
+) -> Transition:
     """Replace `mount`, that of `env`, by that of `transition.after`; return what was committed.
 
     Nobody may be inside who must not be stranded. Raises Held if somebody goes on writing, and
-    StateError if something was mounted over it meanwhile, with nothing changed.
+    StateError if something was mounted over it meanwhile, with nothing changed; and so what `vet`
+    raises, which is called when nobody can write through the old mount any more.
     """
     ctx.announce(Step.REGISTER)
     ctx.store.db.begin(transition)
     with ExitStack() as undo:
-        undo.callback(_take_back, ctx, env, transition.after.upper)
+        undo.callback(take_back, ctx, env, transition.after.upper)
         pair = _make_ready(ctx, env, mount, transition, undo)
+        vet()
         ctx.mounts.exchange.begin(ctx, env, pair)
         undo.pop_all()
     with ExitStack() as unfinished:  # what fails from here on is settled by the next request
@@ -101,7 +114,8 @@ def require_top(point: bytes, top: int, expected: int) -> None:
         raise StateError(f"{shown} was covered by another mount", f"umount {shown}; try again")
 
 
-def _take_back(ctx: Context, env: Environment, upper: LayerId) -> None:
+def take_back(ctx: Context, env: Environment, upper: LayerId) -> None:
+    """Give up an exchange that has not happened, with the upper that was made for it."""
     ctx.store.db.abandon(env.id, [upper])
     ctx.defer(lambda: discard(ctx, upper))
 
@@ -119,9 +133,11 @@ def _make_ready(
     old = overlay.open_mount(env.mount)
     undo.callback(os.close, old)
     require_top(env.mount, mount_id(b"", dir_fd=old), mount.id)
+    carried = ctx.mounts.exchange.carry(mount, new, transition.op)
     ctx.announce(Step.LOCK)
     _lock(old, transition)
     undo.callback(overlay.unlock_mount, old)
+    carry.require_carried(mount, carried, transition.op)
     # Now that nobody can change the root that is to be like. Through the overlay, because it
     # remembers what its upper's root was like when it was built.
     dress_root(ctx, after, b"/proc/self/fd/%d" % new)
@@ -164,12 +180,6 @@ def _is_clean(ctx: Context, env: Environment) -> bool:
     except (EnvstackError, OSError):
         _log.exception("%s: it cannot be told what was not sealed; all of it is saved", env.name)
         return False
-
-
-def is_dirty(ctx: Context, env: Environment) -> bool:
-    """Tell whether the merged tree differs from the chain that its upper stands on."""
-    lowers = layer_trees(ctx, env, env.lowers)
-    return differs(lowers, (upper_tree(ctx, env.upper), *lowers))
 
 
 def build(ctx: Context, env: Environment) -> int:

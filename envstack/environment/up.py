@@ -11,12 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
-from envstack.environment import drift, views
+from envstack.environment import drift, fresh, views
 from envstack.environment.base import build_base
-from envstack.environment.checkpoint import is_untouched, new_checkpoint, sealed_chain
+from envstack.environment.checkpoint import is_untouched, sealed_chain
 from envstack.environment.context import now, require_mount, visible_mount
 from envstack.environment.durability import make_durable
-from envstack.environment.history import count
+from envstack.environment.history import count, new_checkpoint
 from envstack.environment.inside import require_nobody
 from envstack.environment.keys import outdated
 from envstack.environment.mounting import (
@@ -30,7 +30,8 @@ from envstack.environment.mounting import (
 from envstack.environment.recover import seal_again
 from envstack.environment.rollback import exchange
 from envstack.environment.steps import Step
-from envstack.environment.swap import commit, discard, is_dirty, make_spare, new_upper
+from envstack.environment.swap import commit, discard, make_spare, new_upper
+from envstack.environment.unsealed import is_dirty
 from envstack.errors import EnvstackError, StateError
 from envstack.model import (
     Brought,
@@ -58,10 +59,13 @@ _SAVED = "saved before the layers were built anew"
 def up(ctx: Context, env: Environment | None, stack: StackFile, request: Request) -> Brought:
     """Bring up the environment of a stack file; `env` is what the store knows of it, if anything.
 
+    An upper that repeats what layers hold is exchanged for a fresh one, if nobody is inside.
     Raises StateError where the stack file says something else than what is up or what the history
     stands on, and what building a layer raises. A rebuild keeps the history, whose checkpoints
     stand on the layers as they were; it raises Held while somebody is inside.
     """
+    if env is not None:
+        env = _freshened(ctx, env, request)
     is_up = env is not None and env.wanted and (visible_mount(env) or env.id in ctx.kept)
     if env is not None and is_up:
         if request.rebuild is None:
@@ -73,6 +77,15 @@ def up(ctx: Context, env: Environment | None, stack: StackFile, request: Request
             return Brought(env, outdated(ctx, env, stack))
         return _rebuild(ctx, env, stack, request)
     return _bring(ctx, env, stack, request)
+
+
+def _freshened(ctx: Context, env: Environment, request: Request) -> Environment:
+    """Let a fresh upper be laid where that is due; to do without takes nothing but space."""
+    try:
+        return fresh.lay(ctx, env, request.ignore)
+    except (EnvstackError, OSError) as error:
+        _log.warning("%s keeps an upper that repeats its layers: %s", env.name, error)
+        return env
 
 
 def _bring(ctx: Context, known: Environment | None, stack: StackFile, request: Request) -> Brought:

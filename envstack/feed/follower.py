@@ -21,6 +21,7 @@ from envstack.feed.look import Found, Ground, Look
 from envstack.feed.telling import bodies, body, in_telling_order, sealed
 from envstack.model import BASE
 from envstack.overlay.diff import diff
+from envstack.overlay.restore import temporary
 from envstack.overlay.shown import await_shown
 from envstack.rpc.feed import MountChanged, RollbackBegin, RollbackEnd, Synced
 from envstack.store.index import Index
@@ -64,6 +65,9 @@ class Views:
     held: Callable[[], object]
     merged: Callable[[], bytes | None]
 
+
+_STATES = {Op.UP: "mounted", Op.REBUILD: "swapped", Op.DOWN: "unmounted"}
+"""What each of these makes of the mount."""
 
 _NOT_YET = -1
 """Stands for the last operation told while what is there is not yet all taken for told."""
@@ -119,15 +123,20 @@ class Follower:
             self._look_live(upper, wish.everywhere())
             return self._taken_new()
 
+    def catch_up(self) -> None:
+        """Look at everything, so that all that was done before this call has been told."""
+        with self._lock:
+            env = self._advanced()
+            if env.wanted:
+                self._look_live(env.upper, wish.everywhere())
+
     def sync(self) -> Position:
         """Look at everything, and return the place of an event with all that was found before it.
 
         Of an environment that is down, or cannot be mounted, nothing can change.
         """
         with self._lock:
-            env = self._advanced()
-            if env.wanted:
-                self._look_live(env.upper, wish.everywhere())
+            self.catch_up()
             self._write(Batch([body(Synced("", 0))]))
             return self._end()
 
@@ -255,13 +264,15 @@ class Follower:
     def _tell(self, followed: Followed, operation: Operation) -> None:
         """Tell one change of state, and all that went before it in the upper that it left."""
         before, after = operation.before, operation.after
+        is_begun = self._store.operations.op(followed.ops) is Op.ROLLBACK_BEGIN
         try:
             if operation.op is Op.RELAY or before.upper != followed.upper:
                 raise Damaged(f"what {operation.op} did to the tree cannot be told")
-            if before.upper != after.upper or operation.op is Op.DOWN:
+            if is_begun or self._leaves(operation):
                 ground = self._ground(before.upper, before.lowers)
                 self._look(ground, wish.everywhere(), self._doubt, self._write_found)
-            batch = Batch(list(self._bodies(operation)), ops=operation.number)
+            told = list(self._bodies(operation, is_begun=is_begun))
+            batch = Batch(told, ops=operation.number)
         except (Damaged, FileNotFoundError) as error:
             _log.warning("the feed of %s begins anew: %s", self._env, error)
             self._begin_anew()
@@ -271,8 +282,23 @@ class Follower:
             self._new.clear()
         self._write(batch)
 
-    def _bodies(self, operation: Operation) -> Iterator[str]:
-        """Yield what one change of state is in the feed."""
+    def _leaves(self, operation: Operation) -> bool:
+        """Tell whether all that is in the upper is to be told before the operation.
+
+        So before it is left, and before a checkpoint that leaves it where it is; unless a rollback
+        in place began since, for what is in the upper now may come of that.
+        """
+        if operation.op is not Op.CHECKPOINT:
+            return operation.before.upper != operation.after.upper or operation.op is Op.DOWN
+        later = self._store.operations.after(self._env, operation.number)
+        return all(each.op is not Op.ROLLBACK_BEGIN for each in later)
+
+    def _bodies(self, operation: Operation, *, is_begun: bool) -> Iterator[str]:
+        """Yield what one change of state is in the feed; `is_begun`: its beginning was told.
+
+        That of a rollback in place is told before anything is looked at, so that all that it
+        changes comes after it.
+        """
         before, after = operation.before, operation.after
         is_swapped = before.upper != after.upper
         saved = self._store.db.checkpoints_on(before.upper) if is_swapped else []
@@ -284,18 +310,21 @@ class Follower:
             case Op.ROLLBACK:
                 yield from map(sealed, saved)
                 to = after.head or BASE
-                yield body(RollbackBegin("", 0, to))
+                if not is_begun:
+                    yield body(RollbackBegin("", 0, to))
                 if is_swapped:
                     yield _mount("swapped")
                     yield from self._differences(before, after)
                 yield body(RollbackEnd("", 0, to))
-            case Op.UP | Op.REBUILD:
+            case Op.ROLLBACK_BEGIN:
+                yield body(RollbackBegin("", 0, after.head or BASE))
+            case Op.UP | Op.REBUILD | Op.DOWN:
                 yield from map(sealed, saved)
-                yield _mount("mounted" if operation.op is Op.UP else "swapped")
+                yield _mount(_STATES[operation.op])
                 if is_swapped:
                     yield from self._differences(before, after)
-            case Op.DOWN:
-                yield _mount("unmounted")
+            case Op.FRESH if before.wanted:
+                yield _mount("swapped")  # and shows what the old one showed
 
     def _differences(self, before: Standing, after: Standing) -> Iterator[str]:
         """Yield what a fresh upper on another chain shows changed."""
@@ -304,7 +333,7 @@ class Follower:
         return bodies(in_telling_order(diff(old, self._views.chain(after.lowers))))
 
     def _ground(self, upper: LayerId, lowers: Chain) -> Ground:
-        return Ground(self._views.upper(upper), self._views.chain(lowers))
+        return Ground(self._views.upper(upper), self._views.chain(lowers), temporary(upper))
 
     def _write_current(self, found: Found) -> None:
         """Write what was found in a live upper, unless something else is to be told before it."""

@@ -43,10 +43,14 @@ _ROOTS_PLACE = (b"/", _ROOT)
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What an environment stands on: its upper, and the layers below it, topmost first."""
+    """What an environment stands on: its upper, and the layers below it, topmost first.
+
+    Of what is called `hidden` nothing is told: by that name entries are made before their own.
+    """
 
     upper: LayerTree
     lowers: tuple[LayerTree, ...]
+    hidden: bytes
 
 
 @dataclass(slots=True)
@@ -133,6 +137,7 @@ class Look:
 
     def __init__(self, ground: Ground, index: Index, doubt: Doubt) -> None:
         self._trees = (ground.upper, *ground.lowers)
+        self._hidden = ground.hidden
         self._index = index
         self._doubt = doubt
         self.found = Found()
@@ -195,7 +200,7 @@ class Look:
         """
         self._changing += frame.hides_or_shows
         if not frame.wish.whole:
-            frame.names = iter(sorted(frame.wish))
+            frame.names = iter(sorted(frame.wish.keys() - {self._hidden}))
             return frame
         frame.rows = self._index.rows(frame.path)
         if frame.now.in_upper:
@@ -207,7 +212,7 @@ class Look:
         names = frame.rows.keys() | frame.there.keys()
         for number in set(frame.was.layers) ^ set(frame.now.layers):
             names |= set(listing(self._place, number))
-        frame.names = iter(sorted(names))
+        frame.names = iter(sorted(names - {self._hidden}))
         return frame
 
     def _close(self, frame: _Frame) -> None:

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from envstack.errors import UsageError
 
+START = b"start"
+"""Comes with the descriptors of a request."""
+
 BORN = b"born"
 """Comes with a pidfd of the process that everything the command starts ends with."""
 

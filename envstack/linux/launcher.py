@@ -3,7 +3,7 @@
 Owns the launcher's process (`launching`) and what of a running command is on this side: its output,
 its end, and the way to end it. It neither mounts nor reads a word of the output. A child of the
 daemon would hold the daemon's descriptors, hence its mounts, between fork and exec; the launcher is
-started before there are any.
+started before there are any. Its process is also the guard of whoever is frozen (`guard`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from envstack.linux.commands import (
     BORN,
     ENDED,
     FAILED,
+    START,
     STARTED,
     Descriptors,
     packed,
     received,
 )
+from envstack.linux.guard import FREE, HOLD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from envstack.linux.commands import Command
 
@@ -92,7 +94,8 @@ class Launcher:
             ours.callback(os.close, output)
             theirs.callback(os.close, far_output)
             words = theirs.enter_context(_in_memory(packed(command)))
-            self._send(Descriptors(words, command.mount, far_output, far_control.fileno()))
+            request = Descriptors(words, command.mount, far_output, far_control.fileno())
+            self._send(START, request)
             theirs.close()
             control.settimeout(_START_WITHIN)
             init = _born(control)
@@ -102,9 +105,20 @@ class Launcher:
             ours.pop_all()
             return running
 
-    def _send(self, descriptors: Descriptors) -> None:
+    def hold(self, order: bytes) -> None:
+        """Have this order of `guard` carried out when this process ends, however it does.
+
+        Raises EnvstackError where the launcher is gone.
+        """
+        self._send(HOLD + order)
+
+    def free(self, order: bytes) -> None:
+        """Take back an order; raises as `hold` does."""
+        self._send(FREE + order)
+
+    def _send(self, word: bytes, descriptors: Sequence[int] = ()) -> None:
         try:
-            socket.send_fds(self._socket, [b"\0"], descriptors)
+            socket.send_fds(self._socket, [word], descriptors)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise _launcher_gone() from error
         except TimeoutError as error:

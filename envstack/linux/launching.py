@@ -1,8 +1,9 @@
-"""The launcher's process: it forks for a daemon that must not, and does nothing else.
+"""The launcher's process: it forks for a daemon that must not, and outlives it by a moment.
 
 `python -m envstack.linux.launching`, with the daemon's socket as standard input. It keeps nothing
 of a command that it forked an init for: that one speaks with the daemon itself. It ends when the
-daemon's end of the socket is closed, and each init ends with it.
+daemon's end of the socket is closed, and each init ends with it. Before that it lets everybody go
+on whom the daemon left frozen.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import socket
 
 from envstack.linux import contained
 from envstack.linux import syscalls as sys
-from envstack.linux.commands import FAILED, Descriptors, answer, reason, received
+from envstack.linux.commands import FAILED, START, Descriptors, answer, reason, received
+from envstack.linux.guard import Guard
 
 _FOUR = len(Descriptors._fields)
 
@@ -32,10 +34,15 @@ def main() -> None:
 def serve(requests: socket.socket) -> None:
     """Start what is asked for on the socket, until its other end is closed."""
     own = os.pidfd_open(os.getpid())
+    guard = Guard()
     while True:
         said, fds = received(requests, _FOUR)
         if not said:
+            guard.release()
             return
+        if said != START:
+            guard.hear(said)
+            continue
         # Fewer arrive where there is no room for all; then the daemon sees its socket closed.
         if len(fds) == _FOUR:
             _launch(requests, own, Descriptors(*fds))

@@ -93,17 +93,18 @@ def _parse_line(line: bytes, options: dict[bytes, frozenset[str]]) -> Mount:
         int(number),
         int(parent),
         device.decode(),
-        _unescaped(root),
-        _unescaped(point),
+        unescaped(root),
+        unescaped(point),
         options[words],
         tuple([tag.decode() for tag in optional]),
-        os.fsdecode(_unescaped(fstype)),
-        _unescaped(source),
+        os.fsdecode(unescaped(fstype)),
+        unescaped(source),
         super_options,
     )
 
 
-def _unescaped(field: bytes) -> bytes:
+def unescaped(field: bytes) -> bytes:
+    """Return a field, or an option of those in `super_options`, without its octal escapes."""
     if b"\\" not in field:
         return field
     return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)

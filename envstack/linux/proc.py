@@ -12,10 +12,9 @@ import pwd
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from io import FileIO
 from typing import TYPE_CHECKING
 
-from envstack.linux.syscalls import mount_id
+from envstack.linux.syscalls import KCMP_FILES, KCMP_FS, mount_id, shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +24,11 @@ GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 from us by a security module, or we are not root, and then nobody can say what it holds."""
 
 _COMMAND_LENGTH = 80
+_PIECE = 1 << 16
+_LINKS_OF_ONE = 3
+"""Links of the directory `task` of a process with one thread: a thread adds one to those two that
+every directory has (proc_task_getattr in fs/proc/base.c)."""
+
 _LOCK = re.compile(rb"^lock:\t\d+: (?:FLOCK|POSIX|OFDLCK) ", re.MULTILINE)
 _SOCKET = re.compile(rb"socket:\[(\d+)\]")
 _BOUND = re.compile(rb"^\S+: (?:\S+ ){5} *(\d+) ([^@\n].*)$", re.MULTILINE)
@@ -65,6 +69,25 @@ def threads(pid: int) -> list[int]:
     return [int(name) for name in os.listdir(b"/proc/%d/task" % pid)]
 
 
+def distinct_threads(pid: int) -> list[int]:
+    """Return threads of a process that are not alike: as many as have a cwd or files of their own.
+
+    The first thread of a process may have ended before the others, and then has neither.
+    """
+    if os.stat(b"/proc/%d/task" % pid).st_nlink == _LINKS_OF_ONE:
+        return [pid]
+    found: list[int] = []
+    for thread in threads(pid):
+        with suppress(*GONE):
+            if not any(_alike(thread, other) for other in found):
+                found.append(thread)
+    return found
+
+
+def _alike(one: int, other: int) -> bool:
+    return shares(one, other, KCMP_FS) and shares(one, other, KCMP_FILES)
+
+
 def threads_named(name: bytes) -> set[int]:
     """Return the ids of the threads of this process with that name; it has 15 bytes at most."""
     found = set()
@@ -88,6 +111,11 @@ def is_asleep(thread: int) -> bool:
         return True
 
 
+def has_ended(pid: int) -> bool:
+    """Tell whether a process is a zombie: it has ended, and nobody has asked how."""
+    return read(b"/proc/%d/stat" % pid).rpartition(b") ")[2][:1] in (b"Z", b"X")
+
+
 def mount_of(path: bytes) -> int:
     """Return the id of the mount that a link in /proc leads to.
 
@@ -96,6 +124,8 @@ def mount_of(path: bytes) -> int:
     """
     try:
         return mount_id(path)
+    except (FileNotFoundError, ProcessLookupError):
+        raise
     except OSError:
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
@@ -126,8 +156,19 @@ def socket_inode(target: bytes | None) -> int | None:
 
 def read(path: bytes) -> bytes:
     """Return all of a file in /proc."""
-    with FileIO(os.fsdecode(path)) as file:
-        return file.readall()
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = []
+        while piece := os.read(opened, _PIECE):
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(opened)
+
+
+def namespace(thread: int) -> int:
+    """Return the inode number of the mount namespace that a thread is in."""
+    return os.stat(b"/proc/%d/ns/mnt" % thread).st_ino
 
 
 def descriptor(tid: int, name: bytes) -> Descriptor:

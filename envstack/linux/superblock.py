@@ -34,6 +34,10 @@ class Superblock:
         """Take note of all mounts of a table."""
         self._belongs.update((mount.id, mount.device == self.device) for mount in mounts)
 
+    def rule_out(self, mount: int) -> None:
+        """Take note that the mount of that id is of another superblock."""
+        self._belongs[mount] = False
+
     def knows(self, mount: int) -> bool | None:
         """Return whether the mount of that id is of this superblock; None where it is unknown."""
         return self._belongs.get(mount)

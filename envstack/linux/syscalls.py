@@ -12,6 +12,7 @@ import errno
 import os
 
 AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
 AT_FDCWD = -100
 
 CLONE_FS = 0x00000200
@@ -33,6 +34,7 @@ MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
 MOUNT_ATTR_NODEV = 0x04
 MOUNT_ATTR_NOEXEC = 0x08
+MOUNT_ATTR_NODIRATIME = 0x80
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
@@ -40,6 +42,7 @@ MOVE_MOUNT_T_EMPTY_PATH = 0x40
 MOVE_MOUNT_BENEATH = 0x200
 
 MNT_DETACH = 2
+MNT_EXPIRE = 4
 UMOUNT_NOFOLLOW = 8
 
 MAX_HANDLE_SZ = 128
@@ -56,9 +59,14 @@ OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 
 AT_STATX_DONT_SYNC = 0x4000
+_STATX_MNT_ID_UNIQUE = 0x4000
+
+KCMP_FILES = 2
+KCMP_FS = 3
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -66,7 +74,13 @@ _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _SYS_FSPICK = 433
+_SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
+
+_SYS_KCMP = {"x86_64": 312, "ppc64le": 354, "s390x": 343}.get(os.uname().machine, 272)
+"""Older than the common numbers; most architectures have it from their generic table."""
+
+_RESOLVE_IN_ROOT = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -81,6 +95,14 @@ class _MountAttr(ctypes.Structure):
     )
 
 
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
 class _FileHandle(ctypes.Structure):
     _fields_ = (
         ("handle_bytes", ctypes.c_uint),
@@ -91,7 +113,8 @@ class _FileHandle(ctypes.Structure):
 
 class _Statx(ctypes.Structure):
     _fields_ = (
-        ("head", ctypes.c_uint8 * 0x90),
+        ("stx_mask", ctypes.c_uint32),
+        ("head", ctypes.c_uint8 * (0x90 - 4)),
         ("stx_mnt_id", ctypes.c_uint64),
         ("rest", ctypes.c_uint8 * (256 - 0x98)),
     )
@@ -208,10 +231,13 @@ def move_mount(mount: int, target: int, flags: int = 0) -> None:
     )
 
 
-def mount_setattr(mount: int, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0) -> None:
+def mount_setattr(
+    mount: int, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0, flags: int = 0
+) -> None:
     """Change the attributes of one mount (mount_setattr(2), Linux 5.12).
 
-    The root of a detached copy is taken as well; another detached mount is not.
+    The root of a detached copy is taken as well; another detached mount is not. With AT_RECURSIVE
+    in `flags` all that is mounted on it is meant too.
     """
     attributes = _MountAttr(attr_set=attr_set, attr_clr=attr_clr, propagation=propagation)
     _syscall(
@@ -219,7 +245,7 @@ def mount_setattr(mount: int, attr_set: int = 0, attr_clr: int = 0, propagation:
         "mount_setattr",
         ctypes.c_int(mount),
         b"",
-        ctypes.c_uint(AT_EMPTY_PATH),
+        ctypes.c_uint(AT_EMPTY_PATH | flags),
         ctypes.byref(attributes),
         ctypes.c_size_t(ctypes.sizeof(attributes)),
     )
@@ -244,6 +270,27 @@ def mount(source: bytes, target: bytes, fstype: bytes, flags: int, options: byte
         _libc.mount(source, target, fstype, ctypes.c_ulong(flags), options),
         f"mount {os.fsdecode(target)}",
     )
+
+
+def open_in_root(root: int, path: bytes, flags: int) -> int:
+    """Open `path` as a process would whose root is the directory under `root` (openat2(2)).
+
+    Symbolic links, absolute ones too, are resolved beneath it. The kernel asks to try again where
+    anything was renamed or mounted anywhere while there was a `..` to follow; so it is tried again.
+    """
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=_RESOLVE_IN_ROOT)
+    while True:
+        try:
+            return _syscall(
+                _SYS_OPENAT2,
+                f"openat2 {os.fsdecode(path)}",
+                ctypes.c_int(root),
+                path,
+                ctypes.byref(how),
+                ctypes.c_size_t(ctypes.sizeof(how)),
+            )
+        except BlockingIOError:
+            continue
 
 
 def open_on_mount(descriptor: int, mount: int, flags: int) -> int:
@@ -314,6 +361,14 @@ def set_death_signal(number: int) -> None:
     )
 
 
+def set_child_subreaper() -> None:
+    """Have orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER)."""
+    _check(
+        _libc.prctl(ctypes.c_int(_PR_SET_CHILD_SUBREAPER), ctypes.c_ulong(1), 0, 0, 0),
+        "prctl PR_SET_CHILD_SUBREAPER",
+    )
+
+
 def mount_id(path: bytes, *, dir_fd: int = AT_FDCWD) -> int:
     """Return the id of the mount that `path` lies on, as mountinfo has it (statx(2), Linux 5.8).
 
@@ -322,15 +377,31 @@ def mount_id(path: bytes, *, dir_fd: int = AT_FDCWD) -> int:
     other users but for an empty one.
     """
     buffer = _Statx()
-    flags = AT_STATX_DONT_SYNC | (AT_EMPTY_PATH if not path else 0)
-    _check(
-        _libc.statx(
-            ctypes.c_int(dir_fd),
-            path,
-            ctypes.c_int(flags),
-            ctypes.c_uint(0),
-            ctypes.byref(buffer),
-        ),
-        f"statx {os.fsdecode(path)}",
-    )
+    flags = AT_STATX_DONT_SYNC if path else AT_STATX_DONT_SYNC | AT_EMPTY_PATH
+    # Plain numbers: called for every descriptor of every process, it must not convert them.
+    if _libc.statx(dir_fd, path, flags, 0, ctypes.byref(buffer)) == -1:
+        _check(-1, f"statx {os.fsdecode(path)}")
     return int(buffer.stx_mnt_id)
+
+
+def unique_mount_id(path: bytes) -> int | None:
+    """Return the id of the mount that `path` lies on which no other mount ever has (Linux 6.8).
+
+    A later mount has a greater one. None on an older kernel.
+    """
+    buffer = _Statx()
+    flags, mask = AT_STATX_DONT_SYNC, _STATX_MNT_ID_UNIQUE
+    if _libc.statx(AT_FDCWD, path, flags, mask, ctypes.byref(buffer)) == -1:
+        _check(-1, f"statx {os.fsdecode(path)}")
+    return int(buffer.stx_mnt_id) if buffer.stx_mask & mask else None
+
+
+def shares(one: int, other: int, what: int) -> bool:
+    """Tell whether two threads have one KCMP_FS or one KCMP_FILES (kcmp(2)).
+
+    False where a kernel without kcmp(2) or a security module does not tell. Raises OSError ESRCH.
+    """
+    found = _libc.syscall(_SYS_KCMP, one, other, what, 0, 0)
+    if found == -1 and ctypes.get_errno() == errno.ESRCH:
+        _check(-1, f"kcmp {one} {other}")
+    return bool(found == 0)

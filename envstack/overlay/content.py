@@ -62,7 +62,9 @@ def copy_bytes(source: int, target: int, tick: Callable[[], None]) -> None:
             offset += copied
             if offset < stop:
                 tick()
-    os.ftruncate(target, min(size, os.fstat(source).st_size))
+    length = min(size, os.fstat(source).st_size)
+    if os.fstat(target).st_size != length:
+        os.ftruncate(target, length)
 
 
 def _next_data(fd: int, offset: int, size: int) -> int:

@@ -1,8 +1,7 @@
 """Copying a directory tree into a layer: all that a lower layer by reference would show of it.
 
-Bytes first, then owner, mode, extended attributes (a change of owner or of bytes takes capabilities
-away), then times; a directory's own when all is in it. The source may be in use: what
-vanishes while it is copied is left out.
+A directory's own metadata when all is in it. The source may be in use: what vanishes while it is
+copied is left out.
 """
 
 from __future__ import annotations
@@ -18,19 +17,20 @@ from envstack.errors import Unsupported
 from envstack.overlay import xattrs
 from envstack.overlay.content import copy_bytes
 from envstack.overlay.descent import Descent
-from envstack.overlay.marks import Marks, is_whiteout, portable, refuse_references
+from envstack.overlay.entry import WRITE, attributes, open_to_read, put_metadata
+from envstack.overlay.marks import Marks, is_whiteout
 from envstack.overlay.merged import listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from envstack.overlay.entry import Attributes
 
 _SOURCE, _TARGET = 0, 1
 _ROOT = b"."
 _TICK = 256
 """Entries between two calls of `tick`."""
 _ATTEMPTS = 3
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPLACED = {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EINVAL}
 """What opening a file and readlink(2) answer when the entry is another one by now."""
 
@@ -58,7 +58,7 @@ class _Found:
     """All that is to be known of an entry of the source; `file` is open if it is a regular one."""
 
     status: os.stat_result
-    attributes: tuple[tuple[str, bytes], ...]
+    attributes: Attributes
     target: bytes = b""
     file: int = -1
 
@@ -148,7 +148,7 @@ class _Copy:
                 "delete it, or take the directory by reference instead of copying it",
             )
         if stat.S_ISREG(status.st_mode):
-            file = os.open(name, _READ, dir_fd=dirfd)
+            file = open_to_read(name, dirfd)
             files.callback(os.close, file)
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
@@ -159,13 +159,8 @@ class _Copy:
             return _Found(status, attributes, target=os.readlink(name, dir_fd=dirfd))
         return _Found(status, attributes)
 
-    def _attributes(self, name: bytes, where: xattrs.Where) -> tuple[tuple[str, bytes], ...]:
-        """Return what goes with the copy."""
-        names = xattrs.names(where)
-        refuse_references(self._place.full_path(_SOURCE, name), names, self._marks)
-        kept = portable(names, self._marks)
-        values = ((attribute, xattrs.value(where, attribute)) for attribute in kept)
-        return tuple((attribute, value) for attribute, value in values if value is not None)
+    def _attributes(self, name: bytes, where: xattrs.Where) -> Attributes:
+        return attributes(self._place.full_path(_SOURCE, name), where, self._marks)
 
     def _put(self, name: bytes, found: _Found) -> None:
         """Make what is no directory; another name of what is there already becomes a link."""
@@ -200,19 +195,11 @@ class _Copy:
             )
 
     def _put_file(self, name: bytes, found: _Found) -> None:
-        target = os.open(name, _WRITE, 0o600, dir_fd=self._place.fd(_TARGET))
+        target = os.open(name, WRITE, 0o600, dir_fd=self._place.fd(_TARGET))
         try:
             copy_bytes(found.file, target, lambda: self._tick(self._count))
         finally:
             os.close(target)
 
     def _put_metadata(self, name: bytes, found: _Found) -> None:
-        dirfd, status = self._place.fd(_TARGET), found.status
-        os.chown(name, status.st_uid, status.st_gid, dir_fd=dirfd, follow_symlinks=False)
-        if not stat.S_ISLNK(status.st_mode):
-            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=dirfd)
-        for attribute, value in found.attributes:
-            where = xattrs.beneath(dirfd, name)
-            os.setxattr(where, attribute, value, follow_symlinks=False)
-        times = status.st_atime_ns, status.st_mtime_ns
-        os.utime(name, ns=times, dir_fd=dirfd, follow_symlinks=False)
+        put_metadata(self._place.fd(_TARGET), name, found.status, found.attributes)

@@ -114,6 +114,10 @@ class Descent:
         """Return the path of an entry at this place, relative to the roots."""
         return b"/".join([*self._names, name])
 
+    def root(self, tree: int) -> bytes:
+        """Return the root of `tree`."""
+        return self._roots[tree]
+
     def full_path(self, tree: int, name: bytes) -> bytes:
         """Return the path of an entry of `tree`, for messages."""
         return self._roots[tree] + b"/" + self.path(name)

@@ -23,6 +23,8 @@ from envstack.overlay.wanted import Wanted
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    Judge = Callable[[Descent, tuple[LayerTree, ...], Callable[[], None]], Sameness]
+
 __all__ = ["Difference", "LayerTree", "diff", "differences", "differs", "require"]
 
 _ROOT = b"."
@@ -52,6 +54,7 @@ def differences(
     b: Sequence[LayerTree],
     paths: Iterable[bytes] = (_ROOT,),
     tick: Callable[[], None] = go_on,
+    judge: Judge = Sameness,
 ) -> Generator[Difference, None, None]:
     """Yield what a user sees changed from chain `a` to chain `b`, both topmost first, by path.
 
@@ -59,8 +62,9 @@ def differences(
     there. `tick` is called for every entry and every MiB compared, and may raise to end it.
 
     The upper of a mounted environment is the first element of its chain. Times alone are no
-    change. The order is that of the paths' bytes. A quarter of the soft RLIMIT_NOFILE, and if that
-    is less, one directory a layer, may be held open until the iterator is exhausted or closed.
+    change, unless `judge` has it so, which says of two entries whether they are the same. The order
+    is that of the paths' bytes. A quarter of the soft RLIMIT_NOFILE, and if that is less, one
+    directory a layer, may be held open until the iterator is exhausted or closed.
 
     Raises errors.Damaged if a layer is not there, errors.Unsupported for an entry that needs
     layers it came from, and OSError.
@@ -69,7 +73,7 @@ def differences(
     number = {tree: index for index, tree in enumerate(trees)}
     with Descent([tree.path for tree in trees]) as place:
         require(place, trees)
-        comparison = _Comparison(place, trees, tick)
+        comparison = _Comparison(place, trees, tick, judge(place, trees, tick))
         yield from comparison.run(
             tuple(number[tree] for tree in a), tuple(number[tree] for tree in b), Wanted(paths)
         )
@@ -112,12 +116,16 @@ class _Comparison:
     """The walk. It keeps a stack of its own: trees are deeper than Python's recursion goes."""
 
     def __init__(
-        self, place: Descent, trees: tuple[LayerTree, ...], tick: Callable[[], None]
+        self,
+        place: Descent,
+        trees: tuple[LayerTree, ...],
+        tick: Callable[[], None],
+        sameness: Sameness,
     ) -> None:
         self._place = place
         self._trees = trees
         self._tick = tick
-        self._sameness = Sameness(place, trees, tick)
+        self._sameness = sameness
 
     def run(
         self, old: tuple[int, ...], new: tuple[int, ...], wanted: Wanted

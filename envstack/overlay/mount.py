@@ -113,6 +113,36 @@ def clone(mount: int) -> int:
     return sys.open_tree(b"", sys.OPEN_TREE_CLONE, dir_fd=mount)
 
 
+def clone_tree(mount: int) -> int:
+    """Return a detached copy of the mount and of all that is mounted in it, for `attach_within`.
+
+    No mount event reaches it, and none goes out from it.
+    """
+    copy = sys.open_tree(b"", sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE, dir_fd=mount)
+    try:
+        sys.mount_setattr(copy, propagation=sys.MS_PRIVATE, flags=sys.AT_RECURSIVE)
+    except OSError:
+        os.close(copy)
+        raise
+    return copy
+
+
+def attach_within(mount: int, target: int) -> None:
+    """Attach a detached mount at a directory or file of another one that is attached nowhere.
+
+    Raises OSError EINVAL where the kernel cannot (before Linux 6.15).
+    """
+    sys.move_mount(mount, target)
+
+
+def mark_as_copy(mount: int) -> None:
+    """Mark a detached copy that is to take the place of the mount that it was made from.
+
+    Who looks for holders then asks for those on the first one too.
+    """
+    sys.mount_setattr(mount, attr_set=sys.MOUNT_ATTR_NODIRATIME)
+
+
 def attach(mount: int, point: bytes) -> None:
     """Attach a detached mount at the directory `point`, over whatever is visible there.
 

@@ -32,6 +32,14 @@ def copy_root(source: bytes, target: bytes, marks: Marks = Marks.TRUSTED) -> Non
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def is_like(one: bytes, other: bytes, marks: Marks = Marks.TRUSTED) -> bool:
+    """Tell whether two roots are alike in all that `copy_root` gives, times aside."""
+    a, b = os.stat(one), os.stat(other)
+    if (a.st_mode, a.st_uid, a.st_gid) != (b.st_mode, b.st_uid, b.st_gid):
+        return False
+    return _attributes(one, marks) == _attributes(other, marks)
+
+
 def mark_dressed(upper: bytes, marks: Marks = Marks.TRUSTED) -> None:
     """Say of an upper's root, after `copy_root`, that it was dressed.
 

@@ -14,7 +14,7 @@ from envstack.overlay.merged import Name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from envstack.overlay.merged import LayerTree
+    from envstack.overlay.merged import LayerTree, Shown
 
 
 class Wanted(dict[bytes, "Wanted"]):
@@ -46,16 +46,29 @@ def absent(chains: Sequence[Sequence[LayerTree]], paths: Iterable[bytes]) -> lis
     return [path for path in paths if not any(_shows(chain, _names(path)) for chain in chains)]
 
 
+def shown_by(chain: Sequence[LayerTree], path: bytes) -> LayerTree | None:
+    """Return the layer of a chain whose entry is shown at `path`, None for nothing or the root."""
+    shown = _shown(chain, _names(path))
+    return chain[shown[-1].entry.tree] if shown else None
+
+
 def _shows(chain: Sequence[LayerTree], names: tuple[bytes, ...]) -> bool:
+    return _shown(chain, names) is not None
+
+
+def _shown(chain: Sequence[LayerTree], names: tuple[bytes, ...]) -> list[Shown] | None:
+    """Return what a chain shows under each of `names` in turn; None if one is not there."""
     layers = tuple(range(len(chain)))
+    way: list[Shown] = []
     with Descent([tree.path for tree in chain]) as place:
         for name in names:
             shown = Name(place, tuple(chain), name).shown(layers)
             if shown is None:
-                return False
+                return None
+            way.append(shown)
             layers = shown.layers
             place.enter(name)
-    return True
+    return way
 
 
 def _names(path: bytes) -> tuple[bytes, ...]:

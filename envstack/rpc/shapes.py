@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         CheckpointId,
         Counts,
         Drift,
+        Entrance,
         Holder,
         Relaid,
         RolledBack,
@@ -139,6 +140,19 @@ def status(value: Status) -> Json:
     }
 
 
+def entrance(value: Entrance) -> Json:
+    """Return the answer to `env.enter`."""
+    env = value.env
+    return {
+        "name": env.name,
+        "stack": os.fsdecode(env.stack_path),
+        "mount": os.fsdecode(env.mount),
+        "root": value.is_root,
+        "env": value.variables,
+        "group": None if value.group is None else os.fsdecode(value.group),
+    }
+
+
 def drift(rows: Iterable[Drift] | None) -> list[Json] | None:
     """Return the layers that changed below the mount, or None where nobody has looked."""
     if rows is None:
@@ -191,6 +205,8 @@ def sealed(value: Sealed) -> Json:
     return {
         **checkpoint(value.checkpoint),
         "duration_ms": value.duration_ms,
+        "reason": value.reason,
+        "unstable": [path_text(path) for path in value.unstable],
         "stranded": [holder(row) for row in value.stranded],
     }
 
@@ -200,9 +216,13 @@ def rolled_back(value: RolledBack) -> Json:
     shape: Json = {
         "to": value.to,
         "saved": value.saved,
+        "saved_meanwhile": value.saved_meanwhile,
         "mode": value.mode,
+        "reason": value.reason,
         "changes": counts(value.changes),
         "duration_ms": value.duration_ms,
+        "orphaned": [holder(row) for row in value.orphaned],
+        "late": [_path(path) for path in value.late],
         "stranded": [holder(row) for row in value.stranded],
     }
     if value.paths is not None:

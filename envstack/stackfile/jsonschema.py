@@ -56,7 +56,7 @@ def _plain(schema: Any) -> Any:
                 key: _plain(value)
                 for key, value in schema.items()
                 if not (key == "title" and isinstance(value, str))
-                and not (key == "default" and value in ("", [], {}))
+                and not (key == "default" and value in ("", [], {}, None))
             }
         case list():
             return [_plain(value) for value in schema]

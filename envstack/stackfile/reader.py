@@ -110,6 +110,7 @@ def _check(text: bytes, path: bytes, below: bytes, placed: tuple[Check, ...]) ->
         mount=locate_mount(project, stack.mount),
         layers=tuple(_layers(stack, project, below)),
         env=stack.env,
+        is_root=stack.root,
         ignore=tuple(stack.watch.ignore),
         source=source,
         root=root,

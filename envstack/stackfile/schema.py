@@ -17,6 +17,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
 
@@ -29,7 +30,7 @@ KINDS = ("dir", "archive", "image", "git", "run")
 NOT_YET = frozenset({"archive", "image", "git"})
 """Kinds that are known here and that nothing builds."""
 
-RESERVED = frozenset({"root", "workdir", "cmd", "extends", "platform", "insecure", "submodules"})
+RESERVED = frozenset({"workdir", "cmd", "extends", "platform", "insecure", "submodules"})
 """Keys that have no meaning yet and will have one."""
 
 
@@ -55,6 +56,15 @@ def _no_bool(value: Any) -> Any:
     # Literal compares with ==, and True == 1.
     return str(value) if isinstance(value, bool) else value
 
+
+def _not_empty(value: Any) -> Any:
+    if value is None:
+        raise PydanticCustomError("bool_type", "must be true or false")
+    return value
+
+
+Choice = Annotated[bool | None, BeforeValidator(_not_empty), WithJsonSchema({"type": "boolean"})]
+"""Yes or no; None where it is not given."""
 
 Version = Annotated[Literal[1], BeforeValidator(_no_bool)]
 Text = Annotated[str, Field(min_length=1)]
@@ -199,6 +209,9 @@ class Stack(_Model):
 
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Variables for commands that run in the merged tree; values are text, so quote numbers."""
+
+    root: Choice = None
+    """Whether commands have the merged tree as their root: if it has /bin/sh, when not given."""
 
     watch: Watch = Watch()
     """What the change feed leaves out."""

@@ -70,6 +70,7 @@ class StackFile:
 
     `path` and `project`, its directory, are canonical. The directory that `mount` lies in is
     canonical too where it exists; its last component is as written, a symbolic link perhaps.
+    `is_root` tells whether it is a root file system, None where that is to be seen by its content.
     `ignore` are the gitignore patterns of `watch`.
     """
 
@@ -80,6 +81,7 @@ class StackFile:
     mount: bytes
     layers: tuple[Entry, ...]
     env: dict[str, str]
+    is_root: bool | None
     ignore: tuple[str, ...]
     source: Source = field(repr=False, compare=False)
     root: Node = field(repr=False, compare=False)
@@ -106,6 +108,7 @@ class StackFile:
             "name": self.name,
             "mount": _text(self.mount),
             "env": self.env,
+            **({} if self.is_root is None else {"root": self.is_root}),
             "layers": [{"name": layer.name, **layer.facts()} for layer in self.layers],
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -118,9 +121,9 @@ def differences(old: str, new: str) -> list[str]:
     """
     before, after = json.loads(old), json.loads(new)
     words = [
-        f"{key}: {_shown(before[key])} -> {_shown(after[key])}"
-        for key in ("version", "name", "mount")
-        if before[key] != after[key]
+        f"{key}: {_shown(before.get(key, 'not given'))} -> {_shown(after.get(key, 'not given'))}"
+        for key in ("version", "name", "mount", "root")
+        if before.get(key) != after.get(key)
     ]
     layers = [{layer["name"]: layer for layer in file["layers"]} for file in (before, after)]
     words += _changes("layer", *layers)

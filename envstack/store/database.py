@@ -31,6 +31,7 @@ from envstack.store import rows
 from envstack.store.ballast import Ballast
 from envstack.store.faults import unusable, without_space
 from envstack.store.records import (
+    Op,
     Transition,
     dump_chain,
     dump_transition,
@@ -45,7 +46,7 @@ _NAME = "the store's database"
 _NEEDED = 1 << 17
 """Bytes that a change of state takes at the most, its rows and the directories of an upper."""
 
-FORMAT = 2
+FORMAT = 3
 """`PRAGMA user_version` of the stores that this version writes."""
 
 
@@ -245,7 +246,8 @@ class Database:
     def begin(self, transition: Transition) -> None:
         """Write down an intent, before anything is done about it.
 
-        A first `up` finds no environment to belong to: it is inserted, not wanted as yet. Raises
+        A first `up` finds no environment to belong to: it is inserted, not wanted as yet. That a
+        rollback in place begins is noted in `ops` with it. Raises
         StateError where another environment has the mount point, or has adopted a layer meanwhile,
         EnvstackError where there is too little space to commit it: what was begun and cannot be
         committed is half a change.
@@ -268,6 +270,7 @@ class Database:
                 ).fetchone():
                     raise sqlite3.IntegrityError("environment.mount")
                 _require_own(connection, env)
+                _note_beginning(connection, transition)
         except sqlite3.IntegrityError as error:
             self.require_free(env)
             raise StateError(f"environment {env.name!r} is at work", "try again") from error
@@ -358,6 +361,21 @@ def _require_own(connection: sqlite3.Connection, env: Environment) -> None:
     if connection.execute(query, (env.id, dump_chain(env.base))).fetchone():
         raise StateError(
             "another environment took a layer that was built for this one", "try again"
+        )
+
+
+def _note_beginning(connection: sqlite3.Connection, transition: Transition) -> None:
+    """Write the row in `ops` for the beginning of a rollback that keeps its upper."""
+    if transition.op is Op.ROLLBACK:
+        connection.execute(
+            "INSERT INTO ops (env, op, before, after, at) SELECT id, ?, json_object("
+            "'head', head, 'upper', upper, 'lowers', json(lowers), 'wanted', wanted), json_object("
+            "'head', ?, 'upper', upper, 'lowers', json(lowers), 'wanted', wanted),"
+            " strftime('%Y-%m-%dT%H:%M:%fZ', 'now') FROM environment WHERE id = ? AND upper = ?",
+            (
+                *(Op.ROLLBACK_BEGIN, transition.after.head),
+                *(transition.after.id, transition.after.upper),
+            ),
         )
 
 

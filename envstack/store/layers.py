@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from envstack.errors import Damaged
 from envstack.linux.mountinfo import read_mounts
+from envstack.linux.removal import remove
 from envstack.linux.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, syncfs, umount
 from envstack.model import LayerId
-from envstack.store.removal import remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,8 +90,13 @@ class Layers:
         """Move a staged layer to its place, durably; `record` is what `layer.json` says of it."""
         staged = os.path.join(self._staging, layer.encode())
         remove(os.path.join(staged, b"work"))
-        _write_record(staged, record)
         _sync_tree(staged)
+        self.place(layer, record)
+
+    def place(self, layer: LayerId, record: dict[str, Any]) -> None:
+        """Like `publish`, but what the tree holds is durable no sooner than the disk is flushed."""
+        staged = os.path.join(self._staging, layer.encode())
+        _write_record(staged, record)
         os.rename(staged, self._path(layer))
         _sync_directory(self._layers)
 

@@ -48,6 +48,11 @@ class Operations:
             for found, op, before, after in self._db.find(query, env, number)
         ]
 
+    def op(self, number: int) -> Op | None:
+        """Return what the operation `number` was, None if there is none."""
+        found = self._db.find("SELECT op FROM ops WHERE seq = ?", number)
+        return Op(found[0][0]) if found else None
+
     def last(self, env: EnvId) -> int:
         """Return the number of what was done last to an environment, 0 where nothing was."""
         query = "SELECT coalesce(max(seq), 0) FROM ops WHERE env = ?"

@@ -22,17 +22,23 @@ from envstack.model import (
 
 
 class Op(StrEnum):
-    """What a user asked for; each is a row in `ops` once it is done."""
+    """What a user asked for; each is a row in `ops` once it is done.
+
+    `ROLLBACK_BEGIN` is one when it is begun: a rollback in place, whose changes are seen as they
+    are made. For `FRESH` nobody asked: the daemon lets go of an upper that repeats layers.
+    """
 
     UP = "up"
     DOWN = "down"
     CHECKPOINT = "checkpoint"
     ROLLBACK = "rollback"
+    ROLLBACK_BEGIN = "rollback-begin"
     REBUILD = "rebuild"
     RELAY = "relay"
+    FRESH = "fresh"
 
 
-ON_ANOTHER_CHAIN = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY})
+ON_ANOTHER_CHAIN = frozenset({Op.ROLLBACK, Op.REBUILD, Op.RELAY, Op.FRESH})
 """What puts a fresh upper on another chain, and may find that there was nothing to save."""
 
 
@@ -42,6 +48,8 @@ class Transition:
 
     `after` is the environment as it will be; `states` what becomes of layers; `checkpoint` the
     checkpoint that is born with it; `boot` the boot in which the layers were written that it seals.
+    `discards_before` is set for a rollback in place that discards what is not sealed: when it
+    began, in nanoseconds since the epoch. What is written later is not meant.
     """
 
     op: Op
@@ -49,6 +57,11 @@ class Transition:
     states: dict[LayerId, LayerState] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     boot: str | None = None
+    discards_before: int | None = None
+
+    def is_in_place(self, env: Environment) -> bool:
+        """Whether it rolls `env` back on the upper that it has, path by path."""
+        return self.op is Op.ROLLBACK and self.after.upper == env.upper
 
     @property
     def sealed(self) -> list[LayerId]:
@@ -80,6 +93,7 @@ def load_transition(text: str) -> Transition:
         states={LayerId(layer): LayerState(state) for layer, state in raw["states"].items()},
         checkpoint=_checkpoint(raw["checkpoint"]) if raw["checkpoint"] else None,
         boot=raw["boot"],
+        discards_before=raw["discards_before"],
     )
 
 

@@ -17,6 +17,7 @@ from envstack.store.journal import JOURNAL, Journal
 from envstack.store.layers import Layers
 from envstack.store.operations import Operations
 from envstack.store.risks import Risks
+from envstack.store.seals import Seals
 from envstack.store.trust import Trust
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Store:
     """A context manager over the store at `home`; `db` and `layers` are its two halves.
 
     `built`, `trust`, `fingerprints`, `risks` and `operations` are parts of `db`; `journal` is what
-    the feeds have told; `disk` is what all lies on.
+    the feeds have told, `seals` what the uppers held; `disk` is what all lies on.
     """
 
     def __init__(self, home: bytes, journal: int = JOURNAL) -> None:
@@ -54,6 +55,8 @@ class Store:
             self.layers = Layers(home)
             self.journal = Journal(os.path.join(home, b"feed.db"), boot_id(), journal)
             undo.callback(self.journal.close)
+            self.seals = Seals(os.path.join(home, b"seals.db"), boot_id())
+            undo.callback(self.seals.close)
             undo.pop_all()
 
     def __enter__(self) -> Store:
@@ -65,6 +68,7 @@ class Store:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.seals.close()
         self.journal.close()
         self.db.close()
         self.disk.close()

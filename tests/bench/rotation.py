@@ -9,12 +9,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from envstack import stackfile
 from envstack.environment import checkpoint, down, exchange, rollback, up
 from envstack.environment.base import Request
 from envstack.environment.context import Audience, Context, Job
+from envstack.environment.groups import Groups
 from envstack.environment.steps import Step
 from envstack.linux.launcher import Launcher
 from envstack.overlay import mount as overlay
@@ -25,7 +26,7 @@ from tests.bench.material import fill
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from envstack.model import Environment
+    from envstack.model import EnvId, Environment
 
 
 def measure(directory: Path, files: int, rounds: int) -> Medians:
@@ -102,6 +103,10 @@ class _Clock:
 Operation = Callable[[Context, "Environment"], object]
 
 
+def _nobody(env: EnvId) -> NoReturn:
+    raise AssertionError(f"nobody follows {env} here")
+
+
 def _environment(
     directory: Path, files: int, rounds: int, operation: Operation
 ) -> tuple[float, float]:
@@ -113,7 +118,10 @@ def _environment(
     jobs: deque[Job] = deque()
     from_step, whole = [], []
     with Launcher() as launcher, Store(os.fsencode(directory / "store")) as store:
-        ctx = Context(store, clock, jobs.append, launcher, exchange.choose(store))
+        groups = Groups(store.home, launcher)
+        ctx = Context(
+            *(store, clock, jobs.append, launcher, exchange.choose(store)), *(_nobody, groups)
+        )
         stack = stackfile.load(os.fsencode(project / "envstack.yaml"))
         request = Request(Audience(_unheard, _unheard), {})
         env = up.up(ctx, None, stack, request).env

@@ -393,6 +393,12 @@ def brought(**other: Any) -> Json:
 def answers() -> Mapping[str, Any]:
     """Return one good answer to each method."""
     rolled = {"to": "base", "saved": None, "mode": "swap", "changes": None, "duration_ms": 0.5}
+    in_place: Json = {
+        "reason": "nobody is inside",
+        "orphaned": [],
+        "late": [],
+        "saved_meanwhile": None,
+    }
     return {
         "env.up": brought(),
         "env.down": status(state="down"),
@@ -401,11 +407,13 @@ def answers() -> Mapping[str, Any]:
         "env.list": [listed()],
         "env.checkpoint": {
             **checkpoint(changes=None),
+            "reason": "nobody is inside",
+            "unstable": [],
             "duration_ms": 0.6,
             "stranded": [],
             "drift": None,
         },
-        "env.rollback": {**rolled, "stranded": [], "paths": [], "drift": None},
+        "env.rollback": {**rolled, **in_place, "stranded": [], "paths": [], "drift": None},
         "env.log": [logged()],
         "env.diff": [{"path": "a", "change": "added", "kind": "file"}],
         "env.compare": {"trees": [], "changes": []},

@@ -131,8 +131,6 @@ def test_faults_of_a_stack_file_are_printed_as_they_come(cli: Cli, daemon: FakeD
         ("checkpoint", "-m"),
         ("checkpoint", "--mode", "no-such-mode"),
         ("rollback", "--mode", "no-such-mode"),
-        ("checkpoint", "--mode", "live"),
-        ("rollback", "--mode", "in-place"),
         ("daemon",),
         ("daemon", "no-such-command"),
         ("daemon", "run", "--ready-fd", "no-number"),
@@ -165,12 +163,6 @@ def test_json_counts_although_the_arguments_before_it_are_wrong(
     cli: Cli, arguments: tuple[str, ...]
 ) -> None:
     assert cli(*arguments).error["message"]
-
-
-@pytest.mark.parametrize("mode", [("checkpoint", "live"), ("rollback", "in-place")], ids=words)
-def test_a_mode_to_come_is_refused_as_such(cli: Cli, stack: Path, mode: tuple[str, str]) -> None:
-    done = cli(mode[0], "--mode", mode[1])
-    assert "not yet in this version" in done.err
 
 
 def test_a_message_may_look_like_an_option(cli: Cli, daemon: FakeDaemon) -> None:

@@ -237,7 +237,7 @@ def test_programs_that_are_not_there_are_named_with_their_packages(
     }
     assert found["bubblewrap"]["state"] == "limited"
     assert "apt-get install bubblewrap" in found["bubblewrap"]["hint"]
-    assert found["bubblewrap"]["hint"].endswith("in a later version")
+    assert found["bubblewrap"]["hint"].endswith("for --no-network")
 
 
 def test_people_see_marks_and_the_hint_below(cli: Cli) -> None:
@@ -250,3 +250,15 @@ def test_people_see_marks_and_the_hint_below(cli: Cli) -> None:
     plain = cli("doctor").out
     assert "\x1b" not in plain
     assert plain.splitlines()[0].startswith("✓ kernel")
+
+
+def test_it_tells_how_commands_are_made_to_stand_still(cli: Cli) -> None:
+    found = checks(cli("doctor", "--json"))["freezing"]
+    assert (found["state"], found["found"].startswith("by ")) == ("ok", True)
+    none = cli.python(
+        "import envstack.linux.cgroup as cgroup; cgroup._places = lambda: iter(())",
+        *("doctor", "--json"),
+    )
+    found = checks(none)["freezing"]
+    assert (found["state"], found["found"]) == ("limited", "no cgroup can be made here")
+    assert "SIGSTOP" in found["hint"]

@@ -307,8 +307,8 @@ def test_a_short_status_without_daemon_or_stack_file_is_silence(cli: Cli, projec
 
 
 def test_checkpoint_names_its_id_and_those_it_left_behind(cli: Cli, daemon: FakeDaemon) -> None:
-    answer = {**checkpoint(5), "duration_ms": 0.61, "stranded": [holder()], "drift": None}
-    daemon.answers["env.checkpoint"] = answer
+    made = {**checkpoint(5), "duration_ms": 0.61, "stranded": [holder()]}
+    daemon.answers["env.checkpoint"] = {**daemon.answers["env.checkpoint"], **made}
     done = cli("checkpoint", "--force", "--mode", "rotate", "-m", b"caf\xe9")
     assert done.out.splitlines()[0] == "checkpoint 00000005 number 5  0.6 ms"
     assert done.out.index("4711") < done.out.index('a shell comes over with: cd "$PWD"')
@@ -324,9 +324,25 @@ def test_a_first_up_and_a_checkpoint_of_nothing_say_what_they_mean(
     daemon.answers["env.up"] = brought(head=checkpoint(1))
     assert cli("up").out == "web is up at /p/.envstack/merged\n"
     nothing = {"added": 0, "modified": 0, "deleted": 0}
-    answer = {**checkpoint(5, changes=nothing), "duration_ms": 0.6, "stranded": [], "drift": None}
-    daemon.answers["env.checkpoint"] = answer
+    made = checkpoint(5, changes=nothing)
+    daemon.answers["env.checkpoint"] = {**daemon.answers["env.checkpoint"], **made}
     assert "nothing had changed: its tree is that of" in cli("checkpoint").out
+
+
+def test_a_live_checkpoint_says_why_and_what_was_not_of_one_moment(
+    cli: Cli, daemon: FakeDaemon
+) -> None:
+    made = {**checkpoint(5), "mode": "live", "reason": "sh (pid 1) has cwd '/p'"}
+    unstable = [f"log{number}" for number in range(12)]
+    daemon.answers["env.checkpoint"] = {**daemon.answers["env.checkpoint"], **made}
+    assert "live: sh (pid 1) has cwd '/p'" in cli("checkpoint").out
+    daemon.answers["env.checkpoint"]["unstable"] = unstable
+    told = cli("checkpoint").out.splitlines()
+    assert "changed while it was copied, and is not of one moment:" in told
+    assert [line for line in told if line.startswith("  log")] == [
+        f"  log{number}" for number in range(10)
+    ]
+    assert "  and 2 more" in told
 
 
 def test_rollback_says_what_it_kept_and_a_dry_run_what_it_would_change(
@@ -341,7 +357,7 @@ def test_rollback_says_what_it_kept_and_a_dry_run_what_it_would_change(
     assert (asked["rev"], asked["discard"], asked["dry_run"]) == ("v1", True, False)
     paths = {"paths": [change(b"gone", "deleted")]}
     daemon.answers["env.rollback"] = {**daemon.answers["env.rollback"], **paths}
-    assert cli("rollback", "--dry-run").out == "D gone\n1 deleted\n"
+    assert cli("rollback", "--dry-run").out == "D gone\n1 deleted\nswap: nobody is inside\n"
     assert daemon.calls[-1][1]["dry_run"] is True
 
 

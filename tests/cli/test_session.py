@@ -44,7 +44,7 @@ def test_a_session_from_init_to_purge(session: Cli, project: Path) -> None:
     (merged / "kept").write_text("spoilt\n")
     assert session("diff").out == "M kept\n1 modified\n"
     assert session("diff", "base", "v1").out == "D doomed\nA new\n1 added, 1 deleted\n"
-    assert session("rollback", "--dry-run").out == "M kept\n1 modified\n"
+    assert session("rollback", "--dry-run").out == "M kept\n1 modified\nswap: nobody is inside\n"
 
     assert re.match(rf"rolled back to {first['id'][:8]}  ", session("rollback").out)
     assert (merged / "kept").read_text() == "as it was\n"
@@ -71,9 +71,12 @@ def test_a_shell_inside_is_named_and_left_behind_only_when_told(session: Cli) ->
     (merged / "new").touch()
     with subprocess.Popen(["sleep", "60"], cwd=merged) as shell:
         try:
-            held = session("checkpoint", "--json")
+            held = session("checkpoint", "--mode", "rotate", "--json")
             assert (held.code, held.error["kind"]) == (4, "held")
             assert held.error["holders"][0]["pid"] == shell.pid
+            noticed = session("checkpoint").out
+            assert "live" in noticed
+            assert str(shell.pid) in noticed, "the reason names who is inside"
             assert str(shell.pid) in session("status").out
             told = session("checkpoint", "--mode", "rotate", "--force")
             assert (told.code, str(shell.pid) in told.out) == (0, True)

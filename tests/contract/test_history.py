@@ -270,7 +270,7 @@ def test_nobody_inside_is_left_behind_unasked(
     told, shell = visitor
     told.edit(write("file", "not sealed yet"))
     with pytest.raises(RemoteError) as refused:
-        told.sandbox.checkpoint()
+        told.sandbox.checkpoint(mode="rotate")
     assert refused.value.exit_code == 4
     assert refused.value.kind == "held"
     assert [row["pid"] for row in refused.value.details()["holders"]] == [shell.pid]

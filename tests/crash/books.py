@@ -54,6 +54,12 @@ class Books:
             *self._wrong_directories(layers),
         ]
 
+    def chain_of(self, checkpoint: str) -> list[str]:
+        """Return the layers of a checkpoint, topmost first."""
+        rows = [row for row in self._rows("checkpoint") if row["id"] == checkpoint]
+        chain: list[str] = json.loads(rows[0]["chain"])
+        return chain
+
     def _rows(self, table: str) -> list[Row]:
         with closing(sqlite3.connect(f"file:{self._home}/meta.db?mode=ro", uri=True)) as database:
             database.row_factory = sqlite3.Row

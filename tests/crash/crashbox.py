@@ -60,6 +60,7 @@ BELOW = write("below", "new\n")
 
 AFTER_CRASH = (write("while nobody watched", "mine\n"), write("kept", "mine too\n"))
 """What the user does while no daemon runs."""
+WRITTEN_AFTER_CRASH = (b"while nobody watched", b"kept")
 
 
 class Crashbox(Sandbox):

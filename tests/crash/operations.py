@@ -41,6 +41,16 @@ class Operation:
         return Step.DETACH in self.steps
 
     @property
+    def is_gradual(self) -> bool:
+        """Whether what it changes is seen while it is done; what is left to do is done later."""
+        return Step.APPLY in self.steps
+
+    def is_under_way(self, step: Step | str, nth: int) -> bool:
+        """Whether it is gradual, and has begun at that announcement, and is not over."""
+        is_last = step == Step.COMMIT and nth == self.steps.count(Step.COMMIT)
+        return self.is_gradual and (step == Step.APPLY or is_last)
+
+    @property
     def is_told(self) -> bool:
         """Whether the feed leads over it: what is changed below, or deleted, is not told."""
         return Step.FORGET not in self.steps and not self.name.startswith("relay")
@@ -118,6 +128,29 @@ def _dirty(box: Crashbox) -> Expected:
     return Expected(((UP, third),), born=third)
 
 
+def _live(box: Crashbox) -> tuple[Tree, Tree]:
+    """Bring it up with a checkpoint, and a live one after it; return their trees."""
+    box.up()
+    box.edit(*FIRST)
+    first = box.remember(box.checkpoint("first", tag="first")["id"])
+    box.edit(*SECOND)
+    second = box.remember(box.checkpoint("second", tag="second", mode="live")["id"])
+    box.books.wait_until_in_order()
+    return first, second
+
+
+def _live_and_clean(box: Crashbox) -> Expected:
+    _first, second = _live(box)
+    return Expected(((UP, second),), born=second)
+
+
+def _live_and_dirty(box: Crashbox) -> Expected:
+    _live(box)
+    box.edit(*THIRD)
+    third = box.judge.now()
+    return Expected(((UP, third),), born=third)
+
+
 def _dirty_to_save(box: Crashbox) -> Expected:
     first, _second, third = _changes(box)
     return Expected(((UP, third), (UP, first)), born=third)
@@ -192,6 +225,11 @@ def _replace_bottom(box: Crashbox) -> None:
     trees.duplicate(old, bottom)
 
 
+_BEGIN_IN_PLACE = (Step.COMPARE, Step.REGISTER)
+_LIVE = (
+    *(Step.STAGE, Step.COPY_CHANGES, Step.FREEZE, Step.CATCH_UP, Step.PUBLISH),
+    *(Step.COMMIT, Step.REMEMBER, Step.RECORD, Step.SUM, Step.SYNC),
+)
 _UP = (
     *(Step.REGISTER, Step.PREPARE, Step.BUILD, Step.ATTACH, Step.COMMIT),
     Step.FINGERPRINT,
@@ -201,6 +239,7 @@ _SWAP = (
     *(Step.SEAL, Step.RECORD, Step.SPARE),
 )
 _SEALED = (Step.SUM, Step.SYNC, Step.COUNT)
+_COPIED = (Step.STAGE, Step.COPY_CHANGES, Step.FREEZE, Step.CATCH_UP)
 _DOWN = (Step.REGISTER, Step.UNMOUNT, Step.COMMIT)
 
 OPERATIONS = (
@@ -257,6 +296,18 @@ OPERATIONS = (
     ),
     Operation("checkpoint-of-nothing", _checkpoint_of_nothing, Crashbox.checkpoint, (Step.COMMIT,)),
     Operation(
+        "live-checkpoint",
+        _live_and_dirty,
+        lambda box: box.checkpoint(mode="live"),
+        (*_COPIED, Step.PUBLISH, Step.COMMIT, Step.REMEMBER, Step.RECORD, Step.SUM, Step.SYNC),
+    ),
+    Operation(
+        "live-checkpoint-of-nothing",
+        _live_and_clean,
+        lambda box: box.checkpoint(mode="live"),
+        (*_COPIED, Step.COMMIT, Step.DELETE, Step.REMEMBER),
+    ),
+    Operation(
         "rollback-with-saved",
         _dirty_to_save,
         lambda box: box.rollback("first"),
@@ -273,6 +324,18 @@ OPERATIONS = (
         _dirty_to_discard,
         lambda box: box.rollback(discard=True),
         (*_SWAP, Step.DELETE),
+    ),
+    Operation(
+        "rollback-in-place",
+        _dirty_to_save,
+        lambda box: box.rollback("first", mode="in-place"),
+        (*_LIVE, *_BEGIN_IN_PLACE, *[Step.APPLY] * 10, Step.COMMIT),
+    ),
+    Operation(
+        "rollback-in-place-with-discard",
+        _dirty_to_discard,
+        lambda box: box.rollback(mode="in-place", discard=True),
+        (*_BEGIN_IN_PLACE, *[Step.APPLY] * 8, Step.COMMIT),
     ),
     Operation("rollback-of-nothing", _rollback_of_nothing, Crashbox.rollback, (Step.COMMIT,)),
     Operation("down", _dirty_to_unmount, Crashbox.down, _DOWN),

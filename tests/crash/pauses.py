@@ -20,6 +20,12 @@ WITHIN = 20.0
 SWAP = (Step.REGISTER, Step.PREPARE, Step.BUILD, Step.LOCK, Step.BENEATH, Step.DETACH, Step.COMMIT)
 """The steps of a checkpoint or a rollback that come before its answer."""
 
+LIVE = (
+    *(Step.STAGE, Step.COPY_CHANGES, Step.FREEZE, Step.CATCH_UP),
+    *(Step.PUBLISH, Step.COMMIT, Step.REMEMBER),
+)
+"""Likewise of a live checkpoint."""
+
 
 @contextmanager
 def paused(box: Crashbox, step: Step, method: str, **params: object) -> Iterator[Future[Any]]:

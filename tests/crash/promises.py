@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from tests.crash.crashbox import ABSENT, DOWN, UP
+from tests.crash.crashbox import ABSENT, DOWN, UP, WRITTEN_AFTER_CRASH
 from tests.support import trees
 from tests.support.edits import apply, write
 
@@ -32,6 +32,17 @@ class Expected:
     def trees(self) -> list[Tree]:
         """The trees that may be seen."""
         return [tree for _state, tree in self.outcomes]
+
+    def kept(self, written: Tree | None) -> Expected:
+        """What may be where what was begun is finished, and what the user wrote meanwhile stays.
+
+        `written` is the merged tree as the user left it.
+        """
+        if written is None:
+            return self
+        mine = {path: written[path] for path in WRITTEN_AFTER_CRASH}
+        kept = tuple((state, {**tree, **mine}) for state, tree in self.outcomes)
+        return replace(self, outcomes=kept)
 
     @property
     def done(self) -> Expected:

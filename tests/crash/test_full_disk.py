@@ -10,8 +10,9 @@ import pytest
 
 from envstack.client import RemoteError
 from tests.crash.crashbox import DOWN, FIRST, SECOND, UP
-from tests.crash.pauses import SWAP, WITHIN, paused
+from tests.crash.pauses import LIVE, SWAP, WITHIN, paused
 from tests.crash.promises import Expected, check_promises, check_tree
+from tests.support.edits import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +150,39 @@ def test_a_disk_that_fills_up_in_a_step_harms_nothing(
     after = (UP, first if method == "rollback" else now)
     filled.free()
     check_promises(box, Expected((after,) if done else ((UP, now), after), born=now))
+
+
+@pytest.mark.parametrize("kind", ["ext4"])
+@pytest.mark.parametrize("room", [ROOM[0], ROOM[2], ROOM[4], (1 << 20) + ROOM[5]])
+def test_a_live_checkpoint_without_space_changes_nothing(
+    box: Crashbox, disk: Path, room: int
+) -> None:
+    box.edit(write("large", "x" * (1 << 20)))
+    now = box.judge.now()
+    filled = Disk(disk)
+    filled.fill(room)
+    done = attempt(lambda: box.checkpoint(mode="live"))
+    check_tree(box, [now])
+    assert os.listdir(box.home / "staging") == []
+    assert len(box.log()) == (2 if done else 1)
+    filled.free()
+    check_promises(box, Expected(((UP, now),), born=now))
+
+
+@pytest.mark.parametrize("kind", ["ext4"])
+@pytest.mark.parametrize("step", LIVE)
+def test_nor_does_one_whose_disk_fills_up_in_a_step(box: Crashbox, disk: Path, step: Step) -> None:
+    now = box.judge.now()
+    filled = Disk(disk)
+    with paused(box, step, "checkpoint", mode="live") as answer:
+        filled.fill(0)
+    attempt(lambda: answer.result(WITHIN))
+    assert os.listdir(box.home / "staging") == []
+    filled.free()
+    box.edit(write("kept", "goes on\n"))
+    again = box.judge.now()
+    box.known[box.checkpoint(mode="live")["id"]] = again
+    check_promises(box, Expected(((UP, again),), born=now))
 
 
 @each_disk

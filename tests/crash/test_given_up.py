@@ -94,6 +94,26 @@ def test_what_is_cancelled_in_a_step_is_answered_as_it_went(
     check(box, promised)
 
 
+@pytest.mark.parametrize("step", [Step.COPY_CHANGES, Step.CATCH_UP, Step.COMMIT])
+def test_a_live_checkpoint_that_is_cancelled_leaves_all_of_it_or_nothing(
+    box: Crashbox, step: Step
+) -> None:
+    promised = expected(box, "checkpoint")
+    box.orders.give(Order(PAUSE, step))
+    with asking(box, "checkpoint", mode="live") as raw:
+        waiting.until(lambda: step in box.orders.seen(), f"a pause before {step}")
+        said = cancel(raw)
+        box.orders.withdraw()
+        told = answer(raw, said)
+    if step is Step.COMMIT:
+        assert "result" in told, "there is nothing left that could be given up"
+    else:
+        assert told["error"]["data"]["kind"] == _CANCELLED
+        assert len(box.log()) == 1
+    box.books.wait_until_in_order()
+    check(box, promised)
+
+
 @each_method
 @each_step
 def test_a_client_that_dies_in_a_step_leaves_all_of_it_or_nothing(

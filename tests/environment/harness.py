@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import threading
+import uuid
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -38,6 +39,7 @@ Json = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 WITHIN = 20.0
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 LOCKED = [
     *((ways.NEWER, step) for step in (Step.LOCK, Step.BENEATH, Step.DETACH)),
@@ -278,6 +280,18 @@ def mounts_at(point: Path) -> list[str]:
     """Return the sources of what is mounted at `point`, the visible one last."""
     mounts = stack_at(read_mounts(), os.fsencode(point))
     return [os.fsdecode(mount.source) for mount in mounts]
+
+
+@contextmanager
+def another_boot(directory: Path) -> Iterator[None]:
+    """Let the machine have been started anew; `directory` is written to."""
+    fresh = directory / "boot_id"
+    fresh.write_text(f"{uuid.uuid4()}\n")
+    subprocess.run(["mount", "--bind", fresh, _BOOT_ID], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", _BOOT_ID], check=True)
 
 
 @contextmanager

@@ -169,8 +169,8 @@ def test_at_the_kernels_depth_a_rollback_that_saves_nothing_goes_back(
     assert (engine.merged / "file").read_text() == "2"
 
 
-def test_what_is_not_built_yet_or_wrong_is_wrong_usage(engine: Engine) -> None:
-    for mode in ("live", "swap", "Rotate"):
+def test_what_is_wrong_is_wrong_usage(engine: Engine) -> None:
+    for mode in ("in-place", "swap", "Rotate"):
         with refused(2):
             engine.checkpoint(mode=mode)
     for params in ({"force": "yes"}, {"message": 5}, {"tag": ["a"]}, {"message": "a\0b"}):

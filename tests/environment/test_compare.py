@@ -99,7 +99,7 @@ def test_a_walk_ends_when_nobody_waits_for_it(changed: Engine) -> None:
     with pytest.raises(Cancelled):
         list(compare.compare(ctx, env, compare.Request(), gone))
     with pytest.raises(Cancelled):
-        rollback.preview(ctx, env, "@", gone)
+        rollback.preview(ctx, env, rollback.Request(), gone)
 
 
 def test_a_tree_that_only_the_daemon_reaches_is_named_by_its_process(tmp_path: Path) -> None:

@@ -377,7 +377,7 @@ class TestWhoWasThereBefore:
         assert self.left(dot) == {}
         dot.write("file")
         with refused(4, "held") as refusal:
-            dot.checkpoint()
+            dot.checkpoint(mode="rotate")
         assert refusal.holds == {(shell.pid, "cwd")}
 
     def test_open_files_and_roots(self, dot: Engine, shell: Bystander) -> None:

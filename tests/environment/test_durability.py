@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -15,31 +12,17 @@ import pytest
 from envstack.environment.steps import Step
 from envstack.errors import Damaged
 from envstack.linux import syscalls
-from tests.environment.harness import WITHIN, refused
+from tests.environment.harness import WITHIN, another_boot, refused
 from tests.support import trees
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.environment.harness import Engine
 
 pytestmark = pytest.mark.kernel
-
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
-
-
-@contextmanager
-def another_boot(directory: Path) -> Iterator[None]:
-    """Let the machine have been started anew."""
-    fresh = directory / "boot_id"
-    fresh.write_text(f"{uuid.uuid4()}\n")
-    subprocess.run(["mount", "--bind", fresh, BOOT_ID], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", BOOT_ID], check=True)
 
 
 def never() -> NoReturn:

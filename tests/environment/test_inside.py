@@ -46,8 +46,8 @@ syscalls.set_propagation(b'/', syscalls.MS_REC | syscalls.MS_PRIVATE)""",
 """What would lose data."""
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "checkpoint": lambda engine, **options: engine.checkpoint(**options),
-    "rollback": lambda engine, **options: engine.rollback("base", **options),
+    "checkpoint": lambda engine, **options: engine.checkpoint(mode="rotate", **options),
+    "rollback": lambda engine, **options: engine.rollback("base", mode="swap", **options),
 }
 
 
@@ -98,8 +98,9 @@ MOUNTS = {
 }
 
 
-@pytest.mark.parametrize("what", MOUNTS)
-@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("what", "force"), [("bind", False), ("bind", True), ("mount-inside", False)]
+)
 def test_a_mount_refuses_a_swap_even_with_force(
     engine: Engine,
     operation: Callable[..., Any],
@@ -126,6 +127,42 @@ def test_a_mount_refuses_a_swap_even_with_force(
     operation(engine)
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_somebody_unknown_refuses_a_swap_unless_forced(
+    engine: Engine, operation: Callable[..., Any], bystander: Start, force: bool
+) -> None:
+    """A descriptor that is on its way: no process has it."""
+    sender = bystander()
+    engine.write("file")
+    sender.do("""
+ends = socket.socketpair(); fd = os.open(T + '/file', os.O_RDONLY)
+socket.send_fds(ends[0], [b'x'], [fd]); os.close(fd)""")
+    rows = [{"what": "unknown", "path": str(engine.merged)}]
+    (row,) = engine.status()["holders"]
+    assert row == {"pid": None, "command": "unknown", "user": "", "holds": rows}
+    if force:
+        assert operation(engine, force=True)["stranded"] == [row]
+    else:
+        with nothing_changes(engine), refused(4, "held") as refusal:
+            operation(engine)
+        assert "somebody who cannot be named" in refusal.message
+    sender.do("f = socket.recv_fds(ends[1], 1, 1)[1][0]; os.close(f)")
+    assert engine.status()["holders"] == []
+    operation(engine)
+
+
+def test_one_unknown_who_writes_refuses_even_with_force(engine: Engine, bystander: Start) -> None:
+    sender = bystander()
+    engine.write("file")
+    sender.do("""
+ends = socket.socketpair(); fd = os.open(T + '/file', os.O_RDWR)
+socket.send_fds(ends[0], [b'x'], [fd]); os.close(fd)""")
+    with nothing_changes(engine), refused(4, "held"):
+        engine.checkpoint(force=True)
+    sender.do("f = socket.recv_fds(ends[1], 1, 1)[1][0]; os.write(f, b'goes on'); os.close(f)")
+    assert engine.checkpoint()["stranded"] == []
+
+
 def test_a_message_names_the_first_of_many_holders_and_counts_the_rest(
     engine: Engine, bystander: Start
 ) -> None:
@@ -134,7 +171,7 @@ def test_a_message_names_the_first_of_many_holders_and_counts_the_rest(
     for holder in holders:
         holder.do("os.chdir(T)")
     with refused(4, "held") as refusal:
-        engine.checkpoint()
+        engine.checkpoint(mode="rotate")
     assert {row["pid"] for row in refusal.holders} == {holder.pid for holder in holders}
     assert f"(pid {refusal.holders[0]['pid']})" in refusal.message
     assert "and 5 more" in refusal.message
@@ -150,7 +187,7 @@ def test_who_asks_is_no_holder(engine: Engine, bystander: Start) -> None:
     asker.do("os.chdir(T)")
     other.do("os.chdir(T)")
     with refused(4, "held") as refusal:
-        engine.rollback()
+        engine.rollback(mode="swap")
     assert [row["pid"] for row in refusal.holders] == [other.pid]
 
 
@@ -207,7 +244,7 @@ def test_one_who_never_stops_writing_is_met_with_patience_and_then_a_refusal(
     engine.at[Step.LOCK] = lambda: writer.do("fd = os.open(T + '/file', os.O_WRONLY)")
     before = engine.status()["upper"]
     with nothing_changes(engine), refused(4, "held"):
-        engine.checkpoint()
+        engine.checkpoint(mode="rotate")
     assert engine.status()["upper"] == before
     assert writer.do("os.write(fd, b'goes on')") is None
     engine.at.clear()

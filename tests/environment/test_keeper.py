@@ -72,8 +72,22 @@ def test_who_stood_in_what_was_taken_away_works_on_in_the_same_tree(
     assert (engine.merged / "file").read_text() == "through the old handle"
     assert (engine.merged / "known").read_text() == "known\nmore"
     with refused(4, "held") as refusal:
-        engine.checkpoint()
+        engine.checkpoint(mode="rotate")
     assert (shell.pid, "cwd") in refusal.holds
+
+
+def test_who_has_no_more_than_a_mapping_of_what_was_taken_away_is_found(
+    engine: Engine, bystander: Start, run: Run
+) -> None:
+    """No use of the mount that came back tells of it."""
+    reader = bystander()
+    reader.do("f = open(T + '/known'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)")
+    reader.do("os.closerange(3, 99)")
+    assert engine.status()["holders"][0]["holds"][-1]["what"] == "mapping"
+    run("umount", "-l", engine.merged)
+    back(engine)
+    (row,) = engine.status()["holders"]
+    assert (row["pid"], [hold["what"] for hold in row["holds"]]) == (reader.pid, ["mapping"])
 
 
 def test_it_comes_back_every_time(engine: Engine, run: Run) -> None:

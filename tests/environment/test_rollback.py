@@ -85,7 +85,7 @@ def test_a_prefix_must_be_long_enough_and_mean_one(
 ) -> None:
     ids = ["abce000000000000", "abcd111111111111", "abcd000000000000"]
     monkeypatch.setattr(
-        "envstack.environment.checkpoint.new_id", lambda: ids.pop() if ids else new_id()
+        "envstack.environment.history.new_id", lambda: ids.pop() if ids else new_id()
     )
     for number in range(3):
         engine.write("file", str(number))

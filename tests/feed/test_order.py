@@ -228,3 +228,39 @@ def test_all_of_it_is_told_by_the_next_daemon_where_one_was_killed(
         "checkpoint saved before rollback to base rotate",
         *("rollback-begin", "mount swapped", "d two", "d one", "rollback-end", "sync"),
     ]
+
+
+def test_a_rollback_in_place_brackets_what_it_changed(
+    sandbox: Sandbox, story: Callable[[], list[str]]
+) -> None:
+    shutil.rmtree(sandbox.merged / "dir")
+    (sandbox.merged / "new").mkdir()
+    (sandbox.merged / "new" / "file").write_text("f")
+    (sandbox.merged / "known").write_text("changed\n")
+    story()
+    (sandbox.merged / "just before").write_text("b")
+    sandbox.rollback("base", mode="in-place")
+    (sandbox.merged / "late").write_text("l")
+    told = story()
+    begin = told.index("rollback-begin")
+    assert told[:begin] == ["a just before", "checkpoint saved before rollback to base live"]
+    assert sorted(told[begin + 1 : -2]) == [
+        *("a dir", "a dir/inner", "d just before", "d new", "d new/file", "m known"),
+    ]
+    assert told[-2:] == ["rollback-end", "a late"]
+
+
+def test_names_that_a_rollback_in_place_needs_for_a_moment_are_not_told(
+    sandbox: Sandbox, story: Callable[[], list[str]]
+) -> None:
+    for number in range(300):
+        (sandbox.merged / f"file {number:03d}").write_text("0")
+    sandbox.checkpoint(tag="one", mode="live")
+    for number in range(300):
+        (sandbox.merged / f"file {number:03d}").write_text("another")
+    story()
+    sandbox.rollback("one", mode="in-place", discard=True)
+    told = story()
+    assert told[0] == "rollback-begin"
+    assert sorted(set(told[1:-1])) == [f"m file {number:03d}" for number in range(300)]
+    assert told[-1] == "rollback-end"

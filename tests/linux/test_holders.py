@@ -3,108 +3,30 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from envstack.linux import holders, proc, syscalls
+from envstack.linux import holders, opened, proc, syscalls
 from envstack.linux.holders import find_holders
-from envstack.linux.mountinfo import Mount, read_mounts, topmost_at
+from envstack.linux.mountinfo import read_mounts
 from envstack.model import Hold, HoldKind
-from tests.support import trees
+from envstack.overlay.mount import mark_as_copy
+from tests.linux.overlays import NOBODY, held, mount_at, mount_on, process, python
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.ground import Ground
 
 pytestmark = pytest.mark.kernel
 
-NOBODY = frozenset({os.getpid()})
-
-PRELUDE = """
-import ctypes, fcntl, mmap, os, socket, sys, threading
-libc = ctypes.CDLL(None, use_errno=True)
-"""
-READY = "\nprint('ready', flush=True); sys.stdin.read()"
-
 CLONE_FS, CLONE_FILES = 0x200, 0x400
-
-
-@contextmanager
-def process(*command: str, cwd: Path | None = None) -> Iterator[int]:
-    """Run a command that prints "ready" and ends with its standard input."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=cwd, stdin=pipe, stdout=pipe) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert select.select([child.stdout], [], [], 30)[0], "it got ready"
-        assert child.stdout.readline() == b"ready\n"
-        yield child.pid
-        child.stdin.close()
-        child.wait(10)
-
-
-def python(code: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", PRELUDE + code + READY)
-
-
-def mount_on(point: Path, *arguments: str | Path) -> None:
-    subprocess.run(["mount", "-i", *arguments, point], check=True)
-
-
-@pytest.fixture
-def overlay(ground: Ground) -> Iterator[Callable[..., Path]]:
-    """`overlay(upper=DIR)` mounts one that has `file` and `sub` below and `new` in the upper."""
-    made = ground.fresh("o")
-    made.mkdir()
-
-    def mount(upper: Path = made / "upper", options: str = "index=off") -> Path:
-        for name in ("upper", "work"):
-            (upper / name).mkdir(parents=True)
-        for name in ("lower", "merged"):
-            (made / name).mkdir()
-        (made / "lower" / "sub").mkdir()
-        (made / "lower" / "file").write_text("lower")
-        layers = f"lowerdir={made}/lower,upperdir={upper}/upper,workdir={upper}/work"
-        mount_on(made / "merged", "-t", "overlay", "-o", f"{layers},{options}", "overlay")
-        (made / "merged" / "new").write_text("upper")
-        return made / "merged"
-
-    yield mount
-    for left in reversed(read_mounts()):
-        if left.point.startswith(os.fsencode(made)):
-            syscalls.umount(left.point, syscalls.MNT_DETACH)
-    trees.remove(made)
-
-
-@pytest.fixture
-def merged(overlay: Callable[..., Path]) -> Path:
-    """The mount point of an overlay whose layers are all on one file system."""
-    return overlay()
-
-
-def mount_at(point: Path) -> Mount:
-    found = topmost_at(read_mounts(), os.fsencode(point))
-    assert found is not None
-    return found
-
-
-def held(mount: Mount) -> list[tuple[int | None, str, bytes]]:
-    """Return all holds as (pid, kind, path), in order."""
-    return [
-        (holder.pid, str(hold.what), hold.path)
-        for holder in find_holders(mount, ignore=NOBODY)
-        for hold in holder.holds
-    ]
-
 
 WAYS = {
     "cwd": ("os.chdir(T)", [("cwd", "")]),
@@ -265,6 +187,7 @@ def test_who_is_in_a_mount_detached_lazily_is_found_by_the_superblock(
     with process(*python(f"T = {str(merged)!r}\n{code}")) as pid:
         syscalls.umount(point, syscalls.MNT_DETACH)
         target = os.open(point, os.O_PATH)
+        mark_as_copy(clone)
         syscalls.move_mount(clone, target)
         os.close(target)
         found = held(mount_at(merged))
@@ -287,7 +210,7 @@ def test_files_of_layers_on_two_file_systems_are_found(
 def test_mappings_are_found_where_maps_shows_the_layers_device(
     merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holders, "_MAPS_TELL_OVERLAYS", (1000, 0))
+    monkeypatch.setattr(opened, "_MAPS_TELL_OVERLAYS", (1000, 0))
     name = merged / "a\nb c"
     name.write_text("mapped")
     code = f"f = open({str(name)!r}, 'r+'); m = mmap.mmap(f.fileno(), 0); os.closerange(3, 99)"
@@ -443,6 +366,16 @@ def test_a_process_in_a_copy_that_follows_is_a_holder(merged: Path, propagation:
         (pid, "writing", os.fsencode(merged / "new")),
         (pid, "cwd", os.fsencode(merged)),
     ]
+
+
+def test_one_that_has_no_more_than_a_mapping_in_a_copy_that_follows_is_found(
+    merged: Path, propagation: str
+) -> None:
+    code = WAYS["mapping"][0]
+    command = python(f"T = {str(merged)!r}\n{code}")
+    with process("unshare", "-m", "--propagation", "slave", *command) as pid:
+        found = [hold for hold in held(mount_at(merged)) if hold[1] != "copy"]
+    assert found == [(pid, "mapping", os.fsencode(merged / "file"))]
 
 
 def test_mounts_of_this_namespace_hold_without_a_process(merged: Path, propagation: str) -> None:

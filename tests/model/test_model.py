@@ -17,6 +17,7 @@ from tests.support import filesystems, trees, ways
 from tests.support.edits import apply
 from tests.support.judge import Judge
 from tests.support.machine import LAYERS, explore
+from tests.support.mixed import mix
 from tests.support.profiles import CHOSEN, FEW, HUNT, QUICK
 from tests.support.reference import Reference
 from tests.support.sandbox import Throwaway
@@ -70,6 +71,17 @@ def test_so_it_is_where_mounts_are_exchanged_in_turn(ground: Ground) -> None:
         return subject, Judge(ground.fresh("j"), *LAYERS.values())
 
     explore(begin, settings(CHOSEN, max_examples=max(1, CHOSEN.max_examples // 5)))
+
+
+@pytest.mark.slow
+def test_so_it_is_with_others_inside_and_in_every_mode(ground: Ground) -> None:
+    def begin() -> tuple[Throwaway, Judge]:
+        project = ground.fresh("p")
+        project.mkdir()
+        subject = Throwaway(ground.fresh("h"), project, LAYERS)
+        return subject, Judge(ground.fresh("j"), *LAYERS.values())
+
+    mix(begin, FEW)
 
 
 def explore_by_hand(ground: Ground, kind: type[Reference], how: settings) -> None:

@@ -48,10 +48,12 @@ layers:
   - {name: project, dir: .}
   - {name: deps, dir: deps}
 env: {TOKEN: two, NEW: x}
+root: true
 """
     assert differences(canonical(BEFORE), canonical(after)) == [
         "name: web -> site",
         "mount: /nowhere/web/merged -> /nowhere/web/other",
+        "root: not given -> true",
         "layer 'tools': copy false -> true",
         "layer 'tools': dir /nowhere/web/tools -> /nowhere/web/bin",
         "layer 'data' removed",

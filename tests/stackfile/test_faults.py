@@ -54,6 +54,18 @@ env: {PORT: 8080}
     ]
 
 
+def test_root_is_yes_or_no() -> None:
+    assert (
+        parse(b"version: 1\nroot: no\nlayers: [{name: a, dir: .}]", b"/x/y.yaml").is_root is False
+    )
+    assert faults_of("version: 1\nroot: /\nlayers: [{name: a, dir: .}]\n") == [
+        "2:7: `root` must be true or false, not text"
+    ]
+    assert faults_of("version: 1\nroot:\nlayers: [{name: a, dir: .}]\n") == [
+        "2:6: `root` must be true or false, not left without a value"
+    ]
+
+
 def test_a_report_shows_each_line_with_a_caret() -> None:
     error = error_of("version: 1\nlayers:\n\t- x")
     assert error.message == (
@@ -224,7 +236,9 @@ def test_a_value_can_be_faulted_later_by_its_place() -> None:
 
 def test_the_json_schema_comes_from_the_same_model() -> None:
     schema = Stack.model_json_schema()
-    assert set(schema["properties"]) == {"version", "name", "mount", "layers", "env", "watch"}
+    assert set(schema["properties"]) == {
+        *("version", "name", "mount", "layers", "env", "root", "watch")
+    }
     assert schema["additionalProperties"] is False
     kinds = {
         next(key for key in KINDS if key in d["properties"])

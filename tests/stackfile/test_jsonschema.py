@@ -138,7 +138,9 @@ def test_kinds_that_nothing_builds_are_not_offered() -> None:
 
 def test_what_the_models_allow_is_in_the_schema(run_is_built: None) -> None:
     schema = jsonschema.json_schema()
-    assert schema["properties"].keys() == {"version", "name", "mount", "layers", "env", "watch"}
+    assert schema["properties"].keys() == {
+        *("version", "name", "mount", "layers", "env", "root", "watch")
+    }
     assert schema["definitions"]["dir"]["properties"].keys() == {"name", "dir", "at", "copy"}
     assert schema["definitions"]["run"]["properties"].keys() == {"name", "run", "inputs"}
 

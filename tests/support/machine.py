@@ -275,17 +275,23 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def checkpoint(self) -> None:
-        answer = self.subject.checkpoint("a step of the model")
+        self._sealed(self.subject.checkpoint("a step of the model"))
+
+    @rule(data=st.data(), discard=st.booleans())
+    def rollback(self, data: st.DataObject, discard: bool) -> None:
+        rev = data.draw(st.sampled_from(self.judge.revs), label="rev")
+        self._rolled_back(rev, self.subject.rollback(rev, discard=discard), discard=discard)
+
+    def _sealed(self, answer: Json) -> None:
+        """Take note of a checkpoint."""
         assert answer["id"] not in self.judge.revs
         assert answer["parent"] == (None if self.head == "base" else self.head)
         self.judge.remember(answer["id"])
         self._stand_on(answer["id"])
 
-    @rule(data=st.data(), discard=st.booleans())
-    def rollback(self, data: st.DataObject, discard: bool) -> None:
-        rev = data.draw(st.sampled_from(self.judge.revs), label="rev")
+    def _rolled_back(self, rev: str, answer: Json, *, discard: bool) -> None:
+        """Take note of a rollback: what was not sealed is, unless it was to be discarded."""
         dirty = trees.changes(self.judge.at(self.head), self.tree)
-        answer = self.subject.rollback(rev, discard=discard)
         assert answer["to"] == rev
         saved = answer["saved"]
         if discard:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class Story:
     """`sandbox` is up and as `judge` says; every method leaves it so, or fails."""
 
-    def __init__(self, sandbox: Sandbox, judge: Judge) -> None:
+    def __init__(self, sandbox: Sandbox, judge: Judge, mode: str = "auto") -> None:
         self.sandbox = sandbox
         self.judge = judge
+        self._mode = mode
         sandbox.up()
         self.agree()
 
@@ -34,7 +35,7 @@ class Story:
 
     def checkpoint(self, message: str = "", tag: str | None = None) -> str:
         """Seal what is there and return the id."""
-        rev: str = self.sandbox.checkpoint(message, tag=tag)["id"]
+        rev: str = self.sandbox.checkpoint(message, tag=tag, mode=self._mode)["id"]
         self.judge.remember(rev)
         self.agree()
         return rev
