@@ -57,6 +57,11 @@ OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 
 AT_STATX_DONT_SYNC = 0x4000
 
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
@@ -66,6 +71,7 @@ _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _SYS_FSPICK = 433
+_SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -78,6 +84,14 @@ class _MountAttr(ctypes.Structure):
         ("attr_clr", ctypes.c_uint64),
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
     )
 
 
@@ -222,6 +236,22 @@ def mount_setattr(mount: int, attr_set: int = 0, attr_clr: int = 0, propagation:
         ctypes.c_uint(AT_EMPTY_PATH),
         ctypes.byref(attributes),
         ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )
+
+
+def openat2(path: bytes, flags: int, resolve: int, *, dir_fd: int) -> int:
+    """Open what is there at `path`; RESOLVE_* say what the way must not cross (Linux 5.6).
+
+    ELOOP: it leads through a symbolic link. EXDEV: it leaves `dir_fd`, or the mount.
+    """
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
+    return _syscall(
+        _SYS_OPENAT2,
+        "openat2",
+        ctypes.c_int(dir_fd),
+        path,
+        ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
     )
 
 
