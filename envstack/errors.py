@@ -9,7 +9,7 @@
     +- StateError            4  not in a state for that
     |  +- NotUp              4
     |  +- Held               4  somebody is inside; carries the holders
-    |  +- Untrusted          4  commands that nobody has said yes to; carries them
+    |  +- Untrusted          4  commands, addresses that nobody has said yes to; carries them
     +- Unsupported           5  this machine cannot do that
     +- Damaged               6  damaged data, or a newer store
     |  +- Unsafe             6  an archive that reaches out of its place, or brings what it must not
@@ -88,7 +88,7 @@ class Held(StateError):
 
 
 class Untrusted(StateError):
-    """A stack file would run commands that nobody has said yes to; `terms` says what."""
+    """A stack file would run or fetch what nobody has said yes to; `terms` says what."""
 
     kind = "untrusted"
 

@@ -2,6 +2,7 @@
 
 `stream` has the bytes, decompressed; `tar` and `zipped` make members of them; `writer` makes what a
 member says, beneath its root whatever the member's name may be; `reading` knows the limits and what
-is said of a member that is at fault. Which members an archive may bring is said in `unpack`; an image
-layer, whose whiteouts mean something, goes from `formats.members` to a `Writer` by a way of its own.
+is said of a member that is at fault. Which members an archive may bring is said in `unpack`; a
+layer of an image, whose whiteouts mean something, goes from `formats.members` to a `Writer` by a
+way of its own.
 """

@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack.archive import tar, zipped
-from envstack.archive.stream import Stream, decompressed, decompressor
+from envstack.archive.pax import BLOCK
+from envstack.archive.stream import Stream, codec, decompressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,14 +28,14 @@ def members(file: int, reading: Reading) -> Iterator[Member]:
 
     Raises Damaged for what is corrupt, cut off or no archive, Unsafe, Unsupported and TooLarge.
     """
-    start = os.pread(file, tar.BLOCK, 0)
+    start = os.pread(file, BLOCK, 0)
     if start.startswith(_ZIP):
         return zipped.members(file, reading)
     os.lseek(file, 0, os.SEEK_SET)
-    make = decompressor(start)
-    if make is None:
+    how = codec(start)
+    if how is None:
         return tar.members(Stream(partial(_read, file, _PLAIN, reading), reading), reading)
-    read = decompressed(partial(_read, file, _COMPRESSED, reading), make, reading)
+    read = decompressed(partial(_read, file, _COMPRESSED, reading), how, reading)
     return tar.members(Stream(read, reading), reading)
 
 

@@ -121,8 +121,7 @@ def _leading(stream: Stream, stored: int, reading: Reading) -> Extents:
     count = whole(next(lines), reading)
     if count > _MOST_EXTENTS:
         raise reading.damaged("its map of holes is longer than any that is taken")
-    found = [(whole(next(lines), reading), whole(next(lines), reading)) for _ in range(count)]
-    return found
+    return [(whole(next(lines), reading), whole(next(lines), reading)) for _ in range(count)]
 
 
 def _lines(stream: Stream, end: int, reading: Reading) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""One archive being read: how much of it there was, how much there may be, and what to say of it."""
+"""One archive being read: how much of it there was and may be, and what is said of its members."""
 
 from __future__ import annotations
 

@@ -10,12 +10,9 @@ import bz2
 import lzma
 import sys
 import zlib
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +30,8 @@ _PIECE = 1 << 20
 _MEMORY = 256 << 20
 """Bytes that an xz archive may want of memory; `xz -9` makes such as want 65 MiB."""
 
-_FAULTS = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, ValueError, EOFError)
-"""What the decompressors raise at bytes that make no sense to them."""
+_ZSTD, _ZSTD_SKIPPED = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
+"""How frames of zstd begin (RFC 8878); the other after a byte from 0x50 to 0x5f."""
 
 
 class _Decompressor(Protocol):
@@ -74,39 +71,57 @@ class _Gzip:
         return found
 
 
-def decompressor(start: bytes) -> Callable[[], _Decompressor] | None:
-    """Return what makes a decompressor for bytes that start so; None if nobody compressed them."""
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """A way of compressing: `make` makes a decompressor, which raises `faults` at what is none."""
+
+    make: Callable[[], _Decompressor]
+    faults: tuple[type[Exception], ...]
+
+
+def codec(start: bytes) -> Codec | None:
+    """Return how bytes that start so are compressed; None if they are not."""
     if start.startswith(b"\x1f\x8b"):
-        return _Gzip
+        return Codec(_Gzip, (zlib.error,))
     if start.startswith(b"\xfd7zXZ\0"):
-        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY)
+        make = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_MEMORY)
+        return Codec(make, (lzma.LZMAError,))
     if start.startswith(b"BZh"):
-        return bz2.BZ2Decompressor
-    is_skippable = start[1:4] == b"\x2a\x4d\x18" and start[:1] >= b"\x50" and start[:1] <= b"\x5f"
-    if start.startswith(b"\x28\xb5\x2f\xfd") or is_skippable:
-        return zstd.ZstdDecompressor
+        return Codec(bz2.BZ2Decompressor, (OSError, ValueError))
+    if start.startswith(_ZSTD) or (start[1:4] == _ZSTD_SKIPPED and start[0] >> 4 == 5):
+        return _zstd()
     return None
 
 
-def decompressed(read: Read, make: Callable[[], _Decompressor], reading: Reading) -> Read:
+def _zstd() -> Codec:
+    """Return the one that is imported when it is first needed."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+
+    return Codec(zstd.ZstdDecompressor, (zstd.ZstdError,))
+
+
+def decompressed(read: Read, how: Codec, reading: Reading) -> Read:
     """Return a `Read` of what the bytes of `read` expand to, all streams that are in a row.
 
     It raises Damaged, and TooLarge before more is expanded than may be.
     """
-    pieces = _expand(read, make, reading)
+    pieces = _expand(read, how, reading)
     return lambda: next(pieces, b"")
 
 
-def _expand(read: Read, make: Callable[[], _Decompressor], reading: Reading) -> Iterator[bytes]:
+def _expand(read: Read, how: Codec, reading: Reading) -> Iterator[bytes]:
     expanded = compressed = 0
     data = read()
     while data:
-        inner = make()
+        inner = how.make()
         while not inner.eof:
             compressed += len(data)
             try:
                 piece = inner.decompress(data, _PIECE)
-            except _FAULTS as error:
+            except how.faults as error:
                 raise reading.damaged(f"its compressed bytes are corrupt ({error})") from error
             expanded += len(piece)
             reading.compare(expanded, compressed)
@@ -120,7 +135,7 @@ def _expand(read: Read, make: Callable[[], _Decompressor], reading: Reading) -> 
         data = inner.unused_data
         compressed -= len(data)
         data = _after_zeros(data, read)
-        if data and decompressor(data) is None:
+        if data and ((another := codec(data)) is None or another.faults != how.faults):
             raise reading.damaged("something that is no part of it stands at its end")
 
 

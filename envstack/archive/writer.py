@@ -45,6 +45,8 @@ _TYPES = {
     Kind.CHARACTER: stat.S_IFCHR,
     Kind.BLOCK: stat.S_IFBLK,
 }
+_USUAL = 0o755
+"""The mode of directories that no member has brought."""
 _LONGEST = 4095
 """PATH_MAX without the NUL: what no program could open is not made."""
 _SPACES = ("user.", "trusted.", "security.", "system.posix_acl_")
@@ -126,13 +128,15 @@ class Writer:
             raise self._reading.failed(error) from error
 
     def opaque(self, name: bytes) -> None:
-        """Hide what the layers below hold in a directory; one that is not there is made."""
+        """Hide what the layers below hold in a directory; one that is not there is made.
+
+        The kernel does not ask it of the root: whoever stacks layers leaves out those below it.
+        """
         path = clean(name, self._reading)
         try:
-            # The kernel does not ask it of a layer's root: all is hidden then by the caller's order.
-            if path:
-                self._directory(path)
-                self._hide(*reversed(self._parent(path)))
+            self._directory(path)
+            parent, last = self._parent(path)
+            self._hide(last or b".", parent)
         except OSError as error:
             raise self._reading.failed(error) from error
 
@@ -287,7 +291,7 @@ class Writer:
         if not there:
             self._reading.count_entry()
             os.chown(name, 0, 0, dir_fd=parent, follow_symlinks=False)
-            os.chmod(name, 0o755, dir_fd=parent)
+            os.chmod(name, _USUAL, dir_fd=parent)
             self._times[path] = self._mtime_ns
 
     def _mkdir(self, name: bytes, parent: int) -> int:

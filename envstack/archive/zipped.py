@@ -121,7 +121,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, reading: Reading) -
         stat.S_IMODE(mode) if mode else 0o755 if is_directory else 0o644,
         uid,
         gid,
-        _time(info, reading),
+        _time(info),
         info.file_size,
         _target(archive, info, reading) if kind is Kind.SYMLINK else b"",
         pieces=_pieces(archive, info, reading),
@@ -134,9 +134,7 @@ def _target(archive: zipfile.ZipFile, info: zipfile.ZipInfo, reading: Reading) -
     return b"".join(bytes(piece) for _, piece in _pieces(archive, info, reading))
 
 
-def _pieces(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, reading: Reading
-) -> Iterator[Piece]:
+def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo, reading: Reading) -> Iterator[Piece]:
     offset = 0
     try:
         with archive.open(info) as content:
@@ -146,12 +144,13 @@ def _pieces(
     except _FAULTS as error:
         raise reading.damaged(f"its bytes are corrupt ({error})") from error
     except NotImplementedError as error:
-        raise reading.unsupported(f"it is compressed in a way that is not known ({error})") from error
+        what = f"it is compressed in a way that is not known ({error})"
+        raise reading.unsupported(what) from error
     if offset != info.file_size:
         raise reading.damaged("it is shorter than the directory says")
 
 
-def _time(info: zipfile.ZipInfo, reading: Reading) -> int:
+def _time(info: zipfile.ZipInfo) -> int:
     """Return when it was modified; where only DOS's local time is there, that counts as UTC."""
     for kind, data in _fields(info.extra):
         if kind == _TIMES and len(data) >= 5 and data[0] & 1:

@@ -100,7 +100,9 @@ class Service:
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             jobs = Jobs(self._tasks)
             mounts = await to_thread.run_sync(self._choose, store)
-            ctx = Context(store, self._announce, jobs.defer, self._launcher, mounts)
+            ctx = Context(
+                store, self._announce, jobs.defer, self._launcher, mounts, limits=self._limits
+            )
             self._sizes = Sizes(ctx)
             await to_thread.run_sync(recover.recover, ctx)
             feeds = await stack.enter_async_context(Feeds(ctx, self._tasks))

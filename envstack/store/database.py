@@ -45,7 +45,7 @@ _NAME = "the store's database"
 _NEEDED = 1 << 17
 """Bytes that a change of state takes at the most, its rows and the directories of an upper."""
 
-FORMAT = 2
+FORMAT = 3
 """`PRAGMA user_version` of the stores that this version writes."""
 
 
