@@ -159,23 +159,21 @@ class _Building:
             )
         except OSError as error:
             where = os.fsencode(error.filename or source).replace(source, entry.dir, 1)
-            no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise EnvstackError(
                 f"layer {entry.name!r} cannot be copied: {error.strerror}: {os.fsdecode(where)}",
-                "free some space for the store" if no_space else "",
+                _way_out(error),
             ) from error
 
     def _unpack(self, layer: LayerId, number: int, entry: ArchiveLayer, tell: Progress) -> None:
         self._ctx.announce(Step.COPY)
         tree = self._ctx.store.layers.stage(layer)
         below = (*self._trees(), self._reach(self._env.project))
-        with self._archive(number, entry, tell) as (found, file):
-            try:
+        try:
+            with self._archive(number, entry, tell) as (found, file):
                 archive.build(found, file, tree, below, self._ctx.limits.archive, tell)
-            except OSError as error:
-                raise EnvstackError(
-                    f"layer {entry.name!r} cannot be unpacked: {error.strerror}"
-                ) from error
+        except OSError as error:
+            what = f"layer {entry.name!r} cannot be unpacked: {error.strerror}"
+            raise EnvstackError(what, _way_out(error)) from error
 
     @contextmanager
     def _archive(
@@ -217,6 +215,11 @@ class _Building:
 
     def _reach(self, path: bytes) -> bytes:
         return self._ctx.beneath.reach(self._env, path)
+
+
+def _way_out(error: OSError) -> str:
+    no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "free some space for the store" if no_space else ""
 
 
 def _environ(stack: StackFile, request: Request) -> dict[bytes, bytes]:
