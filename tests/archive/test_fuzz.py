@@ -56,7 +56,7 @@ VALID = [
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A valid archive, some bytes of it changed, cut out or put twice, its check sums right or not."""
+    """A valid archive, some bytes of it changed, cut out or put twice; its sums right, or not."""
     which = draw(st.integers(0, len(VALID) - 1))
     data = bytearray(VALID[which])
     for _ in range(draw(st.integers(1, 4))):

