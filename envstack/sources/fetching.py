@@ -82,6 +82,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
+            fp.close()
             raise _RefusedError(f"it redirects from {req.type} to {scheme}, which is not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -165,6 +166,7 @@ class _Fetch:
                     raise self._meaning(came) from came
                 else:
                     total = self._begin(came)
+        self._tell(total)
         if total is not None and self.got < total:
             raise _InterruptedError(f"it ended after {self.got:,} of {total:,} bytes")
 
@@ -239,12 +241,6 @@ class _Fetch:
         self.tell(f"{self.got / (1 << 20):,.1f}{of} MiB fetched")
 
 
-def _hang_up(descriptor: int) -> None:
-    """End a connection under whoever reads from it."""
-    with socket.socket(fileno=os.dup(descriptor)) as connection:
-        connection.shutdown(socket.SHUT_RDWR)
-
-
 class _Transfer:
     """One request in a thread of its own, so that a silent server holds up nobody who gives up.
 
@@ -258,7 +254,7 @@ class _Transfer:
         self._request = request
         self._came: Queue[http.client.HTTPResponse | bytes | Exception | None] = Queue(maxsize=8)
         self._is_over = Event()
-        self._answer: http.client.HTTPResponse | None = None
+        self._connection: socket.socket | None = None
         self._thread = Thread(target=self._run, daemon=True, name="envstack-fetch")
 
     def __enter__(self) -> _Transfer:
@@ -267,10 +263,9 @@ class _Transfer:
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
-        answer = self._answer
-        if answer is not None:
-            with contextlib.suppress(OSError, ValueError):  # it is over already
-                _hang_up(answer.fileno())
+        if self._connection is not None:
+            with self._connection, contextlib.suppress(OSError):  # the other side has hung up
+                self._connection.shutdown(socket.SHUT_RDWR)
             self._thread.join()
 
     def came(self) -> Iterator[http.client.HTTPResponse | bytes | Exception]:
@@ -291,11 +286,15 @@ class _Transfer:
     def _run(self) -> None:
         try:
             with self._opener.open(self._request, timeout=_TIMEOUT) as answer:
-                self._answer = answer
+                if not answer.isclosed():  # as it is if there are no bytes to come
+                    self._connection = socket.socket(fileno=os.dup(answer.fileno()))
                 self._hand_over(answer)
                 while not self._is_over.is_set() and (piece := answer.read1(_PIECE)):
                     self._hand_over(piece)
             self._hand_over(None)
+        except urllib.error.HTTPError as error:
+            error.close()
+            self._hand_over(error)
         except Exception as error:  # whatever it is, the one who waits must hear of it
             self._hand_over(error)
 
