@@ -28,14 +28,13 @@ _EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
-    "int_type": "a number",
 }
 _SAID = {
     "string_too_long": "is longer than a path can be, 4,095 characters",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
-    "greater_than_equal": "must be from 0 to 255",
-    "less_than_equal": "must be from 0 to 255",
+    "int_type": "must be a whole number from 0 to 255",
+    "less_than_equal": "must be a whole number from 0 to 255",
     "string_pattern_mismatch": "must be 64 hexadecimal digits, 0 to 9 and a to f",
 }
 _READ_AS = {
