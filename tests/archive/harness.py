@@ -7,7 +7,7 @@ import os
 import tarfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -48,7 +48,7 @@ def link(name: str, target: object) -> Entry:
     return entry(name, type=tarfile.LNKTYPE, linkname=str(target))
 
 
-def tar(*entries: Entry, form: int = tarfile.PAX_FORMAT) -> bytes:
+def tar(*entries: Entry, form: Literal[0, 1, 2] = tarfile.PAX_FORMAT) -> bytes:
     """Return a tar archive of members in this order, whatever they say."""
     blocks = []
     for info, data in entries:

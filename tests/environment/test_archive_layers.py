@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from envstack.archive.unpack import unpack
 from envstack.environment.steps import Step
-from envstack.errors import Damaged, NotFound, StackFileError, TooLarge, Unsafe
+from envstack.errors import Damaged, NoDaemon, NotFound, StackFileError, TooLarge, Unsafe
 from envstack.overlay.older import mounts_beneath
 from envstack.sources import archive, fetching
 from envstack.stackfile.limits import ArchiveLimits, Limits
@@ -217,7 +219,6 @@ def test_one_that_changes_while_it_is_read_is_not_taken(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declare(engine, sha256=sha256(TOOLS))
-    unpack = archive.unpack
 
     def unpack_and_change(*args: Any) -> None:
         unpack(*args)
@@ -367,6 +368,31 @@ def test_the_step_of_unpacking_is_announced_before_anything_is_made(engine: Engi
     engine.at[Step.COPY] = lambda: seen.append(os.listdir(engine.home / "staging"))
     engine.up()
     assert seen == [[]]
+
+
+def test_a_daemon_that_is_killed_meanwhile_leaves_nothing_to_the_next(
+    sandbox: Callable[..., Any], web: Web
+) -> None:
+    box = sandbox(base=[write("known", "known\n")])
+    address = web.lay("/tools.tar", TOOLS, gate=threading.Event())
+    declare(box, address, sha256=sha256(TOOLS))
+
+    def up() -> None:
+        with pytest.raises(NoDaemon):
+            box.up()
+
+    pid = box.client.daemon_pid
+    going_up = threading.Thread(target=up)
+    going_up.start()
+    assert web.is_answering.wait(20)
+    waiting.kill(pid, signal.SIGKILL, "the daemon")
+    going_up.join()
+    box.disconnect()
+    assert box.environments() == []
+    assert os.listdir(box.home / "staging") == []
+    web.pages["/tools.tar"].gate = None
+    box.up()
+    assert (box.merged / "bin" / "tool").exists()
 
 
 @pytest.fixture(autouse=True)
