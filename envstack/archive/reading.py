@@ -76,7 +76,9 @@ class Reading:
         return Unsupported(self._sentence(what), hint)
 
     def too_large(self, what: str, key: str) -> TooLarge:
-        hint = f"if you trust it: raise `archive: {{{key}: …}}` in config.yaml"
+        hint = (
+            f"if you trust it: raise `archive: {{{key}: …}}` in config.yaml, and restart the daemon"
+        )
         return TooLarge(self._sentence(what), hint)
 
     def failed(self, error: OSError) -> EnvstackError:

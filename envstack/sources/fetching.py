@@ -227,7 +227,7 @@ class _Fetch:
     def _too_large(self) -> TooLarge:
         return TooLarge(
             f"{self.address} has more than {self.most >> 20:,} MiB",
-            "if you trust it: raise `archive: {max_mib: …}` in config.yaml",
+            "if you trust it: raise `archive: {max_mib: …}` in config.yaml, and restart the daemon",
         )
 
     def _wait(self, seconds: float) -> None:
