@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LIMITS = ArchiveLimits(bytes=16 << 20, members=2000, ratio=100)
+LIMITS = ArchiveLimits(bytes=16 << 20, members=500, ratio=100)
 """Small ones, which a test reaches in no time."""
 
 Entry = tuple[tarfile.TarInfo, bytes]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envstack.errors import EnvstackError
@@ -24,6 +24,7 @@ from tests.archive.harness import (
     zip_of,
 )
 from tests.support import trees
+from tests.support.profiles import CHOSEN
 
 if TYPE_CHECKING:
     from tests.archive.harness import Ground
@@ -87,9 +88,7 @@ def _summed(data: bytearray) -> bytes:
     return bytes(data)
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(CHOSEN, max_examples=20 * CHOSEN.max_examples // 3)
 @given(data=mutated())
 def test_no_archive_breaks_the_reader_or_out_of_its_layer(ground: Ground, data: bytes) -> None:
     began = time.process_time()
@@ -100,9 +99,7 @@ def test_no_archive_breaks_the_reader_or_out_of_its_layer(ground: Ground, data: 
     ground.layer.mkdir()
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(CHOSEN, max_examples=20 * CHOSEN.max_examples // 3)
 @given(
     start=st.sampled_from(
         [b"", b"PK\3\4", b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"]

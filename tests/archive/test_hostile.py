@@ -176,11 +176,11 @@ def test_a_whiteout_of_an_image_is_a_name_like_any_other(ground: Ground) -> None
 @pytest.mark.parametrize(
     ("entries", "key", "said"),
     [
-        ([entry(f"f{n}") for n in range(2001)], "max_members", "f2000: more than 2,000 entries"),
-        ([entry("a/" * 2001 + "b")], "max_members", "more than 2,000 entries"),
+        ([entry(f"f{n}") for n in range(501)], "max_members", "f500: more than 500 entries"),
+        ([entry("a/" * 501 + "b")], "max_members", "more than 500 entries"),
         ([entry("big", bytes(17 << 20))], "max_mib", "big: more than 16 MiB in all"),
         ([entry(f"f{n}", bytes(1 << 20)) for n in range(17)], "max_mib", "f16: more than 16 MiB"),
-        ([directory(".")] * 2001, "max_members", "./: more than 2,000 entries"),
+        ([directory(".")] * 501, "max_members", "./: more than 500 entries"),
     ],
     ids=["members", "parents", "one", "all", "root"],
 )
@@ -209,21 +209,21 @@ def test_a_sparse_file_counts_as_long_as_it_is(ground: Ground) -> None:
 
 
 def test_headers_without_members_do_not_go_on_for_ever(ground: Ground) -> None:
-    header = raw(b"h", type=b"g") * 3000
-    with refused(TooLarge, "more than 2,000 entries"):
+    header = raw(b"h", type=b"g") * 600
+    with refused(TooLarge, "more than 500 entries"):
         ground.unpack(header + bytes(1024))
-    with refused(TooLarge, "more than 2,000 entries"):
-        ground.unpack(tar(*[entry("x")] * 2500), strip=1)
+    with refused(TooLarge, "more than 500 entries"):
+        ground.unpack(tar(*[entry("x")] * 600), strip=1)
 
 
 def test_what_expands_without_end_is_stopped(ground: Ground) -> None:
     wide = ArchiveLimits(bytes=1 << 40, members=10, ratio=100)
     bomb = raw(b"zeros", 1 << 30) + bytes(70 << 20)
+    with refused(TooLarge, "zeros: expands to more than 100 times its size", "max_ratio"):
+        ground.unpack(gzip.compress(bomb, 1), limits=wide)
     for compress in (gzip.compress, lzma.compress):
-        with refused(TooLarge, "zeros: expands to more than 100 times its size", "max_ratio"):
-            ground.unpack(compress(bomb), limits=wide)
         with refused(TooLarge, "more than 16 MiB in all", "max_mib"):
-            ground.unpack(compress(bytes(512) + bytes(20 << 20)))
+            ground.unpack(compress(bytes(17 << 20)))
 
 
 @pytest.mark.parametrize(

@@ -95,11 +95,3 @@ def test_it_is_named_before_it_is_fetched_and_can_be_given_up(stack: Path, web: 
     _run(stack, "down")
     assert _run(stack, "up")[0] == 0
     assert len(web.asked) == before
-
-
-def test_what_is_wrong_with_it_is_said_with_a_hint(stack: Path, web: Web) -> None:
-    web.lay("/tools.tar.zst", b"another")
-    code, _, said = _run(stack, "up", "--trust")
-    assert code == 6
-    assert "layer 'tools': tools.tar.zst has the sha256" in said
-    assert "hint: get it again" in said
