@@ -240,7 +240,8 @@ class Writer:
         os.mknod(name, _TYPES[member.kind] | 0o600, member.device, dir_fd=dir_fd)
 
     def _put_xattrs(self, where: xattrs.Where, found: tuple[tuple[str, bytes], ...]) -> None:
-        for attribute, value in sorted(found, key=_is_capability):
+        """Set them, after bytes and owner: a change of those takes capabilities away."""
+        for attribute, value in found:
             if attribute.startswith(_SPACES) and attribute not in _LABELS:
                 if attribute.startswith(self._marks.prefix):
                     attribute = attribute.replace(self._marks.prefix, self._marks.escape, 1)
@@ -358,8 +359,3 @@ def _write(file: int, piece: bytes | memoryview, offset: int) -> int:
         piece = piece[written:]
         offset += written
     return offset + written
-
-
-def _is_capability(attribute: tuple[str, bytes]) -> bool:
-    """Whether it comes last: a change of owner takes it away."""
-    return attribute[0] == "security.capability"

@@ -231,6 +231,11 @@ def zipped(name: str, mode: int, data: bytes = b"") -> bytes:
             Damaged,
             "a: its bytes are corrupt",
         ),
+        (
+            changed(zip_of(a=b"d").getvalue(), b"\3\0\0\0\1\0\0\0", b"\3\0\0\0\2\0\0\0"),
+            Damaged,
+            "a: it is shorter than the directory says",
+        ),
         (zip_of(a=bytes(17 << 20)).getvalue(), TooLarge, "more than 16 MiB in all"),
         (zip_of(**{f"f{n}": b"" for n in range(501)}).getvalue(), TooLarge, "500 entries"),
     ],

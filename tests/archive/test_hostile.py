@@ -149,6 +149,11 @@ def test_of_two_members_of_one_name_the_last_counts(ground: Ground) -> None:
     assert os.stat(ground.layer / "f").st_uid == 8
 
 
+def test_a_directory_that_comes_again_is_another_one(ground: Ground) -> None:
+    ground.unpack(tar(entry("d/e/f"), entry("d"), directory("d"), entry("d/e/g"), entry("d/h")))
+    assert ground.names() == ["d", "d/e", "d/e/g", "d/h"]
+
+
 def test_names_that_differ_by_case_alone_are_two_files(ground: Ground) -> None:
     ground.unpack(tar(entry("Read", b"one"), entry("read", b"two"), directory("READ")))
     assert ground.names() == ["READ", "Read", "read"]
