@@ -1,31 +1,21 @@
 """Members become entries beneath one directory, whatever their names say.
 
-Every way to a parent is taken by openat2(2) beneath the root and through no symbolic link; what is
-made is made with the parent's descriptor and one name. Nothing of the tree is opened but what was
-just made, so no member writes through another. The root is nobody else's meanwhile.
+Nothing of the tree is opened but what was just made, so no member writes through another; the ways
+to the parents are the business of `tree`.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from envstack.archive.member import Kind
 from envstack.archive.reading import shown
-from envstack.linux.syscalls import (
-    RESOLVE_BENEATH,
-    RESOLVE_NO_MAGICLINKS,
-    RESOLVE_NO_SYMLINKS,
-    RESOLVE_NO_XDEV,
-    openat2,
-)
+from envstack.archive.tree import Tree
 from envstack.overlay import xattrs
-from envstack.overlay.marks import Marks, is_whiteout
-from envstack.store.removal import remove_at
+from envstack.overlay.marks import Marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,18 +25,12 @@ if TYPE_CHECKING:
     from envstack.archive.member import Member
     from envstack.archive.reading import Reading
 
-_PLACE = os.O_PATH | os.O_DIRECTORY
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
-_MOST_OPEN = 64
-"""Parents whose descriptors are kept: members of one directory mostly follow one another."""
 _TYPES = {
     Kind.FIFO: stat.S_IFIFO,
     Kind.CHARACTER: stat.S_IFCHR,
     Kind.BLOCK: stat.S_IFBLK,
 }
-_USUAL = 0o755
-"""The mode of directories that no member has brought."""
 _LONGEST = 4095
 """PATH_MAX without the NUL: what no program could open is not made."""
 _SPACES = ("user.", "trusted.", "security.", "system.posix_acl_")
@@ -74,21 +58,17 @@ class Writer:
     """A context manager that makes entries beneath the directory `root`.
 
     Of two members of one path the last counts; a directory that was there keeps what is in it.
-    Directories that no member has brought are root's, with mode 0755
-    and the time of the member that needed them. Each method works for the member
-    that the `Reading` is at, and raises Unsafe, TooLarge, and EnvstackError for what the kernel
-    refuses; what was made by then stays. `marks` are those of the layer: attributes of a member
-    that would be such are escaped, as the kernel does, so that they hide nothing.
+    Directories that no member has brought are root's, with mode 0755 and the time of the member
+    that needed them. Each method works for the member that the `Reading` is at, and raises Unsafe,
+    TooLarge, and EnvstackError for what the kernel refuses; what was made by then stays. `marks`
+    are those of the layer: attributes of a member that would be such are escaped, as the kernel
+    does, so that they hide nothing.
     """
 
     def __init__(self, root: bytes, reading: Reading, marks: Marks = Marks.TRUSTED) -> None:
         self._reading = reading
         self._marks = marks
-        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._open: dict[bytes, int] = {}
-        # A directory's time is set at the end: whatever is made in it changes that.
-        self._times = {b"": os.fstat(self._root).st_mtime_ns}
-        self._mtime_ns = 0
+        self._tree = Tree(root, reading, marks)
 
     def __enter__(self) -> Self:
         return self
@@ -101,10 +81,11 @@ class Writer:
     ) -> None:
         try:
             if kind is None:
-                self._put_times()
+                self._tree.put_times()
+        except OSError as error:
+            raise self._reading.failed(error) from error
         finally:
-            self._forget()
-            os.close(self._root)
+            self._tree.close()
 
     def put(self, member: Member) -> None:
         """Make what the member says."""
@@ -118,12 +99,12 @@ class Writer:
         path = clean(name, self._reading)
         self._reading.count_entry()
         try:
-            parent, last = self._parent(path)
+            parent, last = self._tree.parent(path)
             try:
                 os.mknod(last, stat.S_IFCHR, 0, dir_fd=parent)
             except FileExistsError:
-                if stat.S_ISDIR(self._status(last, parent).st_mode):
-                    self._hide(last, parent)
+                if stat.S_ISDIR(self._tree.status(last, parent).st_mode):
+                    self._tree.hide(last, parent)
         except OSError as error:
             raise self._reading.failed(error) from error
 
@@ -134,16 +115,16 @@ class Writer:
         """
         path = clean(name, self._reading)
         try:
-            self._directory(path)
-            parent, last = self._parent(path)
-            self._hide(last or b".", parent)
+            self._tree.directory(path)
+            parent, last = self._tree.parent(path)
+            self._tree.hide(last, parent)
         except OSError as error:
             raise self._reading.failed(error) from error
 
     def _put(self, member: Member) -> None:
         self._reading.count_entry()
         path = clean(member.name, self._reading)
-        self._mtime_ns = member.mtime_ns
+        self._tree.mtime_ns = member.mtime_ns
         if member.kind is Kind.DIRECTORY:
             self._put_directory(member, path)
             return
@@ -160,11 +141,11 @@ class Writer:
 
     def _put_file(self, member: Member, path: bytes) -> None:
         self._reading.count_bytes(member.size)
-        parent, name = self._parent(path)
+        parent, name = self._tree.parent(path)
         try:
             file = os.open(name, _FRESH, 0o600, dir_fd=parent)
         except FileExistsError:
-            self._remove(path, name, parent)
+            self._tree.remove(path, name, parent)
             file = os.open(name, _FRESH, 0o600, dir_fd=parent)
         try:
             end = 0
@@ -181,11 +162,11 @@ class Writer:
             os.close(file)
 
     def _put_directory(self, member: Member, path: bytes) -> None:
-        parent, name = self._parent(path) if path else (self._root, b".")
-        there = self._mkdir(name, parent)
+        parent, name = self._tree.parent(path)
+        there = self._tree.mkdir(name, parent)
         if there and not stat.S_ISDIR(there):
-            self._remove(path, name, parent)
-            there = self._mkdir(name, parent)
+            self._tree.remove(path, name, parent)
+            there = self._tree.mkdir(name, parent)
         where = xattrs.beneath(parent, name)
         if there:
             for attribute in xattrs.names(where):
@@ -194,7 +175,7 @@ class Writer:
         os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
         os.chmod(name, member.mode, dir_fd=parent)
         self._put_xattrs(where, member.xattrs)
-        self._times[path] = member.mtime_ns
+        self._tree.date(path, member.mtime_ns)
 
     def _put_link(self, member: Member, path: bytes) -> None:
         target = clean(member.target, self._reading)
@@ -202,17 +183,16 @@ class Writer:
             raise self._reading.unsafe("it is a hard link to itself")
         above, _, first = target.rpartition(b"/")
         try:
-            # Not one of those that are kept: to make room for the other parent it might be closed.
-            origin = openat2(above or b".", _PLACE, _BENEATH, dir_fd=self._root)
+            origin = self._tree.open_there(above)
         except OSError as error:
             raise self._no_target(member) from error
         try:
-            parent, name = self._parent(path)
+            parent, name = self._tree.parent(path)
             make = partial(os.link, first, src_dir_fd=origin, follow_symlinks=False)
             try:
                 make(name, dst_dir_fd=parent)
             except FileExistsError:
-                self._remove(path, name, parent)
+                self._tree.remove(path, name, parent)
                 make(name, dst_dir_fd=parent)
         except (FileNotFoundError, PermissionError) as error:
             raise self._no_target(member) from error
@@ -221,11 +201,11 @@ class Writer:
 
     def _put_named(self, member: Member, path: bytes, make: Callable[..., None]) -> None:
         """Make what is never opened: a symbolic link, a FIFO, a device."""
-        parent, name = self._parent(path)
+        parent, name = self._tree.parent(path)
         try:
             make(name, dir_fd=parent)
         except FileExistsError:
-            self._remove(path, name, parent)
+            self._tree.remove(path, name, parent)
             make(name, dir_fd=parent)
         os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
         if member.kind is not Kind.SYMLINK:
@@ -246,106 +226,6 @@ class Writer:
                 if attribute.startswith(self._marks.prefix):
                     attribute = attribute.replace(self._marks.prefix, self._marks.escape, 1)
                 os.setxattr(where, attribute, value, follow_symlinks=isinstance(where, int))
-
-    def _parent(self, path: bytes) -> tuple[int, bytes]:
-        """Return the directory that `path` is in, and its name there.
-
-        The descriptor is good until another parent is asked for.
-        """
-        above, _, name = path.rpartition(b"/")
-        found = self._open.get(above) if above else self._root
-        return self._directory(above) if found is None else found, name
-
-    def _directory(self, path: bytes) -> int:
-        """Return a descriptor of the directory `path`, which is made if it is not there."""
-        missing: list[bytes] = []
-        at = path
-        while (found := self._find(at)) is None:
-            at, _, name = at.rpartition(b"/")
-            missing.append(name)
-        while missing:
-            name = missing.pop()
-            at = b"%b/%b" % (at, name) if at else name
-            self._enter(at, name, found)
-            found = self._keep(at, openat2(name, _PLACE, _BENEATH, dir_fd=found))
-        return found
-
-    def _find(self, path: bytes) -> int | None:
-        """Return a descriptor of a directory, None if there is none by that way."""
-        found = self._open.get(path) if path else self._root
-        if found is not None:
-            return found
-        try:
-            return self._keep(path, openat2(path, _PLACE, _BENEATH, dir_fd=self._root))
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return None
-            raise
-
-    def _enter(self, path: bytes, name: bytes, parent: int) -> None:
-        """Have a directory there that no member has brought as yet."""
-        there = self._mkdir(name, parent)
-        if stat.S_ISLNK(there):
-            raise self._reading.unsafe(f"its name passes through a symbolic link, {shown(path)}")
-        if there and not stat.S_ISDIR(there):
-            raise self._reading.unsafe(f"it lies in {shown(path)}, which is no directory")
-        if not there:
-            self._reading.count_entry()
-            os.chown(name, 0, 0, dir_fd=parent, follow_symlinks=False)
-            os.chmod(name, _USUAL, dir_fd=parent)
-            self._times[path] = self._mtime_ns
-
-    def _mkdir(self, name: bytes, parent: int) -> int:
-        """Make a directory and return 0, or return the mode of what is there."""
-        try:
-            os.mkdir(name, 0o700, dir_fd=parent)
-        except FileExistsError:
-            status = self._status(name, parent)
-            if not is_whiteout(status):
-                return status.st_mode
-            os.unlink(name, dir_fd=parent)
-            os.mkdir(name, 0o700, dir_fd=parent)
-            self._hide(name, parent)
-        return 0
-
-    def _status(self, name: bytes, parent: int) -> os.stat_result:
-        return os.stat(name, dir_fd=parent, follow_symlinks=False)
-
-    def _hide(self, name: bytes, parent: int) -> None:
-        """Make a directory opaque."""
-        where = xattrs.beneath(parent, name)
-        os.setxattr(where, f"{self._marks.prefix}opaque", b"y", follow_symlinks=False)
-
-    def _remove(self, path: bytes, name: bytes, parent: int) -> None:
-        """Delete what an earlier member made, with all that is in it."""
-        below = path + b"/"
-        for kept in [at for at in self._open if at == path or at.startswith(below)]:
-            os.close(self._open.pop(kept))
-        remove_at(parent, name)
-
-    def _keep(self, path: bytes, directory: int) -> int:
-        if len(self._open) >= _MOST_OPEN:
-            os.close(self._open.pop(next(iter(self._open))))
-        self._open[path] = directory
-        return directory
-
-    def _put_times(self) -> None:
-        """Give directories their times, those that were replaced since left out."""
-        try:
-            for path, time_ns in self._times.items():
-                above, _, name = path.rpartition(b"/")
-                parent = self._find(above)
-                if parent is None:
-                    continue
-                with suppress(FileNotFoundError):
-                    if stat.S_ISDIR(self._status(name or b".", parent).st_mode):
-                        os.utime(name or b".", ns=(time_ns, time_ns), dir_fd=parent)
-        except OSError as error:
-            raise self._reading.failed(error) from error
-
-    def _forget(self) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])
 
     def _no_target(self, member: Member) -> Exception:
         return self._reading.unsafe(

@@ -11,8 +11,6 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from envstack.archive.reading import Reading
-from envstack.archive.unpack import unpack
 from envstack.errors import Damaged, EnvstackError
 from envstack.sources.place import look_like, make_place
 
@@ -39,6 +37,9 @@ def build(
     topmost first, the project last. `tell` is told how far it is and may raise to end it. Raises
     what `unpack` raises; what was made by then stays.
     """
+    from envstack.archive.reading import Reading  # late: a daemon may never need the formats
+    from envstack.archive.unpack import unpack
+
     name = f"layer {layer.name!r}: {title(layer)}"
     before = os.fstat(file)
     found = digest(file, tell)

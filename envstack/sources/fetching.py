@@ -1,15 +1,12 @@
 """What an http(s) address serves, as the bytes of a file; interrupted, it is taken up again.
 
-Redirects are followed, but not from https to http, and to no other scheme. Whether the bytes are
-the right ones is for others to see.
+Whether the bytes are the right ones is for others to see.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
-import socket
 import ssl
 import tempfile
 import time
@@ -17,26 +14,21 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
-from threading import Event, Thread
-from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from envstack import __version__
 from envstack.errors import EnvstackError, NotFound, TooLarge
+from envstack.sources.transfer import RefusedError, Transfer, opener_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _ATTEMPTS = 4
 """Answers in a row that bring nothing new, before it is given up."""
-_TIMEOUT = 30.0
-"""Seconds in which a server must say something."""
 _PAUSE = 0.5
 """Seconds before an address is asked again, times the attempts."""
 _POLL = 0.05
 """Seconds in which Ctrl-C is noticed."""
-_PIECE = 1 << 18
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 """Statuses that may be others a moment later (RFC 9110)."""
 _PARTIAL, _GONE, _OUT_OF_RANGE = 206, {404, 410}, 416
@@ -58,68 +50,12 @@ def fetched(
     server or the network does, and OSError where it cannot be written.
     """
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-        _Fetch(address, file.fileno(), _opener(environ), most, tell).run()
+        _Fetch(address, file.fileno(), opener_of(environ), most, tell).run()
         yield file.fileno()
-
-
-class _RefusedError(Exception):
-    """A redirect that is not followed; the argument says why."""
 
 
 class _InterruptedError(Exception):
     """It did not come to its end, and may another time; the argument says why."""
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        scheme = urlsplit(newurl).scheme
-        if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
-            fp.close()
-            raise _RefusedError(f"it redirects from {req.type} to {scheme}, which is not followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class _Proxies(urllib.request.ProxyHandler):
-    """Goes by the variables of whoever asks, not by those of this process."""
-
-    def __init__(self, environ: Mapping[bytes, bytes]) -> None:
-        found = {kind: _proxy(environ, kind) for kind in ("http", "https")}
-        super().__init__({kind: where for kind, where in found.items() if where})
-        self._direct = [name.strip() for name in _proxy(environ, "no").lower().split(",")]
-
-    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:  # noqa: A002
-        host = "." + (urlsplit(req.full_url).hostname or "")
-        for name in self._direct:
-            if name == "*" or (name and host.endswith("." + name.lstrip("."))):
-                return None
-        return super().proxy_open(req, proxy, type)
-
-
-def _proxy(environ: Mapping[bytes, bytes], kind: str) -> str:
-    name = f"{kind}_proxy"
-    return os.fsdecode(environ.get(name.encode()) or environ.get(name.upper().encode()) or b"")
-
-
-def _opener(environ: Mapping[bytes, bytes]) -> urllib.request.OpenerDirector:
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        _Proxies(environ),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        _Redirects(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 @dataclass(slots=True)
@@ -155,8 +91,8 @@ class _Fetch:
             headers["Range"] = f"bytes={self.got}-"
             if self.version:
                 headers["If-Range"] = self.version
-        request = urllib.request.Request(self.address, headers=headers)  # noqa: S310 (see _opener)
-        with _Transfer(self.opener, request) as transfer:
+        request = urllib.request.Request(self.address, headers=headers)  # noqa: S310 (see opener_of)
+        with Transfer(self.opener, request) as transfer:
             total = None
             for came in transfer.came():
                 self._tell(total)
@@ -212,7 +148,7 @@ class _Fetch:
                 self._clear()
                 return _InterruptedError(answer)
             return _InterruptedError(answer) if error.code in _AGAIN else self._failed(answer)
-        if isinstance(error, _RefusedError):
+        if isinstance(error, RefusedError):
             return self._failed(str(error))
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
@@ -239,67 +175,3 @@ class _Fetch:
     def _tell(self, total: int | None) -> None:
         of = f" of {total / (1 << 20):,.1f}" if total is not None else ""
         self.tell(f"{self.got / (1 << 20):,.1f}{of} MiB fetched")
-
-
-class _Transfer:
-    """One request in a thread of its own, so that a silent server holds up nobody who gives up.
-
-    Leaving the context ends it: at once if the server has answered, else when its time is over.
-    """
-
-    def __init__(
-        self, opener: urllib.request.OpenerDirector, request: urllib.request.Request
-    ) -> None:
-        self._opener = opener
-        self._request = request
-        self._came: Queue[http.client.HTTPResponse | bytes | Exception | None] = Queue(maxsize=8)
-        self._is_over = Event()
-        self._connection: socket.socket | None = None
-        self._thread = Thread(target=self._run, daemon=True, name="envstack-fetch")
-
-    def __enter__(self) -> _Transfer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        if self._connection is not None:
-            with self._connection, contextlib.suppress(OSError):  # the other side has hung up
-                self._connection.shutdown(socket.SHUT_RDWR)
-            self._thread.join()
-
-    def came(self) -> Iterator[http.client.HTTPResponse | bytes | Exception]:
-        """Yield the answer, then its bytes as they come; or an error, which is the last.
-
-        While nothing comes, no bytes are yielded, several times a second.
-        """
-        while True:
-            try:
-                came = self._came.get(timeout=_POLL)
-            except Empty:
-                yield b""
-                continue
-            if came is None:
-                return
-            yield came
-
-    def _run(self) -> None:
-        try:
-            with self._opener.open(self._request, timeout=_TIMEOUT) as answer:
-                if not answer.isclosed():  # as it is if there are no bytes to come
-                    self._connection = socket.socket(fileno=os.dup(answer.fileno()))
-                self._hand_over(answer)
-                while not self._is_over.is_set() and (piece := answer.read1(_PIECE)):
-                    self._hand_over(piece)
-            self._hand_over(None)
-        except urllib.error.HTTPError as error:
-            error.close()
-            self._hand_over(error)
-        except Exception as error:  # whatever it is, the one who waits must hear of it
-            self._hand_over(error)
-
-    def _hand_over(self, what: http.client.HTTPResponse | bytes | Exception | None) -> None:
-        while not self._is_over.is_set():
-            with contextlib.suppress(Full):
-                self._came.put(what, timeout=_POLL)
-                return

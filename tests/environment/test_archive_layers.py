@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from envstack.archive import unpack as unpacking
 from envstack.archive.unpack import unpack
 from envstack.environment.steps import Step
 from envstack.errors import Damaged, NoDaemon, NotFound, StackFileError, TooLarge, Unsafe
@@ -75,8 +76,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(name)
         return whole(*args)
 
-    for name in ("digest", "unpack"):
-        monkeypatch.setattr(archive, name, partial(noted, name, getattr(archive, name)))
+    monkeypatch.setattr(archive, "digest", partial(noted, "digest", archive.digest))
+    monkeypatch.setattr(unpacking, "unpack", partial(noted, "unpack", unpack))
     return done
 
 
@@ -224,7 +225,7 @@ def test_one_that_changes_while_it_is_read_is_not_taken(
         unpack(*args)
         os.utime(engine.project / "tools.tar", (1, 1))
 
-    monkeypatch.setattr(archive, "unpack", unpack_and_change)
+    monkeypatch.setattr(unpacking, "unpack", unpack_and_change)
     with refused(1) as refusal:
         engine.up()
     assert "changed while it was read" in refusal.message
