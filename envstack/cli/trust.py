@@ -28,10 +28,10 @@ def trust(
     revoke: _Revoke = False,
     json: Json = False,
 ) -> None:
-    """Let the commands of a stack file run, and its archives be fetched, as they are now.
+    """Let a stack file run its commands and fetch its archives.
 
-    A stack file from elsewhere can do whatever you can: read it first. A change of its commands
-    or addresses asks again.
+    As they are now: a stack file from elsewhere can do whatever you can: read it first. A change of its
+    commands or addresses asks again.
 
     \b
     Examples:
