@@ -30,8 +30,8 @@ def trust(
 ) -> None:
     """Let a stack file run its commands and fetch its archives.
 
-    As they are now: a stack file from elsewhere can do whatever you can: read it first. A change of its
-    commands or addresses asks again.
+    A stack file from elsewhere can do whatever you can: read it first. A change of its commands
+    or addresses asks again.
 
     \b
     Examples:

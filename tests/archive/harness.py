@@ -80,6 +80,7 @@ class Ground:
 
     def unpack(self, data: bytes, strip: int = 0, limits: ArchiveLimits = LIMITS) -> None:
         """Unpack an archive of these bytes."""
+        opened = len(os.listdir("/proc/self/fd"))
         file = os.memfd_create("archive")
         try:
             with open(file, "wb", closefd=False) as writing:
@@ -88,6 +89,7 @@ class Ground:
             unpack(file, os.fsencode(self.layer), reading, strip)
         finally:
             os.close(file)
+            assert len(os.listdir("/proc/self/fd")) == opened, "a descriptor is left open"
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from envstack.errors import Damaged, EnvstackError, TooLarge, Unsafe, Unsupported
+from envstack.archive.reading import Reading
+from envstack.archive.unpack import unpack
+from envstack.errors import Cancelled, Damaged, EnvstackError, TooLarge, Unsafe, Unsupported
 from envstack.stackfile.limits import ArchiveLimits
 from tests.archive.harness import (
+    LIMITS,
     Entry,
     Ground,
     directory,
@@ -306,6 +309,21 @@ def test_what_the_kernel_refuses_is_said_of_the_member(ground: Ground) -> None:
         ground.unpack(tar(entry("n" * 256)))
     with refused(EnvstackError, "s: "):
         ground.unpack(tar(entry("s", type=tarfile.SYMTYPE)))
+
+
+def test_who_gives_up_in_the_midst_of_it_is_heard(ground: Ground) -> None:
+    def tick(entries: int) -> None:
+        if entries:
+            raise Cancelled("given up")
+
+    file = os.memfd_create("archive")
+    try:
+        os.write(file, tar(*[entry(f"f{n}") for n in range(1000)]))
+        with pytest.raises(Cancelled):
+            unpack(file, os.fsencode(ground.layer), Reading("test.tar", LIMITS, tick))
+    finally:
+        os.close(file)
+    assert len(ground.names()) < 300
 
 
 def chain(count: int) -> list[Entry]:
