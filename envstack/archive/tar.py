@@ -92,20 +92,24 @@ def _header(stream: Stream, reading: Reading) -> bytes | None:
     """
     block = stream.take_up_to(BLOCK)
     if len(block) < BLOCK:
-        what = "ends too early: it was cut off" if stream.position else "is empty"
-        raise reading.damaged(what)
+        raise reading.damaged(_misfit(stream, reading, "is missing: it was cut off"))
     if block == _ZEROS:
         if stream.take_up_to(BLOCK).strip(b"\0"):
-            raise reading.damaged("a block of zeros stands in the middle of it")
+            raise reading.damaged("a block of zeros stands in the middle of the archive")
         return None
     written = block[148:156].strip(b" \0")
     # The check sum is taken with blanks in its own place.
-    if not written.isdigit() or _octal(written, reading) != (
-        sum(block) - sum(block[148:156]) + 8 * 32
-    ):
-        what = "a header is corrupt" if stream.position > BLOCK else "is neither tar nor zip"
-        raise reading.damaged(what)
+    expected = sum(block) - sum(block[148:156]) + 8 * 32
+    if not written.isdigit() or _octal(written, reading) != expected:
+        raise reading.damaged(_misfit(stream, reading, "is corrupt"))
     return block
+
+
+def _misfit(stream: Stream, reading: Reading, what: str) -> str:
+    """Return what is said of bytes that are no header, where one has to stand."""
+    if stream.position <= BLOCK:
+        return "is neither tar nor zip" if stream.position else "is empty"
+    return f"the archive's next header {what}" if reading.member else f"a header {what}"
 
 
 def _data(header: bytes, stream: Stream, reading: Reading) -> bytes:
