@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _EXCHANGES = ON_ANOTHER_CHAIN | {Op.CHECKPOINT}
 
-_GAP = 0.25
+_GAP = 1.0
 """Seconds: many times as long as an exchange in turn leaves the mount point bare."""
 
 

@@ -58,4 +58,8 @@ def views(ctx: Context, env: EnvId) -> Views:
     def chain(layers: Chain) -> tuple[LayerTree, ...]:
         return layer_trees(ctx, ctx.store.db.environment(env), layers)
 
-    return Views(partial(upper_tree, ctx), chain, partial(ctx.beneath.held, env))
+    def merged() -> bytes | None:
+        kept = ctx.kept.get(env)
+        return None if kept is None else b"/proc/self/fd/%d" % kept
+
+    return Views(partial(upper_tree, ctx), chain, partial(ctx.beneath.held, env), merged)

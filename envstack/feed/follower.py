@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from envstack.feed.look import Found, Ground, Look
 from envstack.feed.telling import bodies, body, in_telling_order, sealed
 from envstack.model import BASE
 from envstack.overlay.diff import diff
+from envstack.overlay.shown import await_shown
 from envstack.rpc.feed import MountChanged, RollbackBegin, RollbackEnd, Synced
 from envstack.store.index import Index
 from envstack.store.journal import Batch
@@ -42,6 +44,9 @@ _MANY = 20_000
 _MOST = 10 * _MANY
 """The same where a part cannot be told by itself: it would be told again if it were the last."""
 
+_UNSHOWN = 60 * 10**9
+"""Nanoseconds after which the merged tree surely shows what the upper has."""
+
 _PATROLLED = 1000
 """Files that a patrol compares or asks for a lease at the most."""
 
@@ -50,12 +55,14 @@ _PATROLLED = 1000
 class Views:
     """How the layers of an environment can be read now.
 
-    `held` is the same object as long as the paths of `chain` lead where they did.
+    `held` is the same object as long as the paths of `chain` lead where they did. `merged` is a
+    path of the merged tree, None while it is not mounted.
     """
 
     upper: Callable[[LayerId], LayerTree]
     chain: Callable[[Chain], tuple[LayerTree, ...]]
     held: Callable[[], object]
+    merged: Callable[[], bytes | None]
 
 
 _NOT_YET = -1
@@ -219,6 +226,7 @@ class Follower:
         def put(found: Found) -> None:
             if self._views.held() is not held:
                 raise EnvstackError("the environment was mounted or unmounted meanwhile")
+            self._await_shown(found)
             write(found)
             self._new.extend(found.directories)
 
@@ -237,6 +245,12 @@ class Follower:
                 return
             wished = wish.at(path for ino in linked for path in index.names_of(ino))
             linked = set()
+
+    def _await_shown(self, found: Found) -> None:
+        """Return once a reader of the merged tree sees what was found: it may read it only once."""
+        merged = self._views.merged()
+        if merged is not None:
+            await_shown(merged, found.places(time.time_ns() - _UNSHOWN))
 
     def _tell(self, followed: Followed, operation: Operation) -> None:
         """Tell one change of state, and all that went before it in the upper that it left."""

@@ -65,6 +65,17 @@ class Found:
     def __len__(self) -> int:
         return len(self.changes) + len(self.rows)
 
+    def places(self, since: int) -> list[bytes]:
+        """Return in order the directories of what changed after `since`, in nanoseconds."""
+        return sorted(
+            {
+                directory
+                for (directory, _), row in self.rows.items()
+                if row is not None and unpack(row.facts).ctime > since
+            }
+            - {_ROOTS_PLACE[0]}
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _View:

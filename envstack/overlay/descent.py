@@ -92,6 +92,19 @@ class Descent:
                 os.close(opened.pop(depth))
         return self._names.pop()
 
+    def go(self, path: bytes) -> None:
+        """Go to a directory by its path, relative to the roots; b"" is their own place."""
+        names = path.split(b"/") if path else []
+        common = 0
+        for one, other in zip(names, self._names, strict=False):
+            if one != other:
+                break
+            common += 1
+        while len(self._names) > common:
+            self.leave()
+        for name in names[common:]:
+            self.enter(name)
+
     def fd(self, tree: int) -> int:
         """Return the directory of `tree` at this place, to be used before the next call of `fd`."""
         fd = self._open[tree].get(len(self._names))

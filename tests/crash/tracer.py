@@ -52,7 +52,7 @@ def _attached(pid: int, arguments: list[str]) -> Iterator[None]:
     command = [needs.program("strace"), "-f", "-qq", "-p", str(pid), *arguments]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as strace:
         try:
-            waiting.until(lambda: _is_traced(pid, strace), "strace on every thread")
+            waiting.until(lambda: _is_traced(pid, strace), "strace on every thread", within=30)
             yield
         finally:
             strace.kill()  # asked to end, it waits for every thread, and may do so for ever

@@ -68,7 +68,12 @@ class Standing:
 
     def follower(self, grain: int = 0) -> Follower:
         """Return a follower, as a daemon that was started anew has it."""
-        views = Views(self._tree, lambda chain: tuple(map(self._tree, chain)), lambda: None)
+        views = Views(
+            self._tree,
+            lambda chain: tuple(map(self._tree, chain)),
+            held=lambda: None,
+            merged=lambda: None,
+        )
         return Follower(self.store, ENV, views, grain, lambda: None)
 
     def told(self) -> list[tuple[str, str]]:

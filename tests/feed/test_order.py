@@ -166,9 +166,9 @@ def test_where_what_was_done_cannot_be_told_the_feed_begins_anew_after_all_of_it
 ) -> None:
     upper = sandbox.home / "layers" / sandbox.status()["upper"]
     cursor = SocketSource(sandbox).sync()["cursor"]
-    (sandbox.merged / "lost").write_text("l")
     with closing(sqlite3.connect(sandbox.home / "feed.db")) as connection:
         connection.execute("BEGIN IMMEDIATE")  # so that nothing can be told meanwhile
+        (sandbox.merged / "lost").write_text("l")
         sandbox.checkpoint("one")
         sandbox.rollback("base")
         sandbox.kill_daemon()
