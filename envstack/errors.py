@@ -2,15 +2,17 @@
 
     EnvstackError            1  failed
     +- CommandFailed         1  the command of a layer; carries its last lines
+    +- TooLarge              1  more than the limits of `config.yaml` let in
     +- UsageError            2  wrong usage
     |  +- StackFileError     2  the stack file is at fault; carries every fault
     +- NotFound              3  no such thing
     +- StateError            4  not in a state for that
     |  +- NotUp              4
     |  +- Held               4  somebody is inside; carries the holders
-    |  +- Untrusted          4  commands that nobody has said yes to; carries them
+    |  +- Untrusted          4  commands, addresses that nobody has said yes to; carries them
     +- Unsupported           5  this machine cannot do that
     +- Damaged               6  damaged data, or a newer store
+    |  +- Unsafe             6  an archive that reaches out of its place, or brings what it must not
     +- NoDaemon              7  no daemon to talk to
     +- Cancelled           130  the request was cancelled
 
@@ -86,7 +88,7 @@ class Held(StateError):
 
 
 class Untrusted(StateError):
-    """A stack file would run commands that nobody has said yes to; `terms` says what."""
+    """A stack file would run or fetch what nobody has said yes to; `terms` says what."""
 
     kind = "untrusted"
 
@@ -108,6 +110,12 @@ class CommandFailed(EnvstackError):
         return {"output": self.output}
 
 
+class TooLarge(EnvstackError):
+    """The hint names the key of `config.yaml` that lets more in."""
+
+    kind = "too-large"
+
+
 class Unsupported(EnvstackError):
     kind = "unsupported"
     exit_code = 5
@@ -116,6 +124,12 @@ class Unsupported(EnvstackError):
 class Damaged(EnvstackError):
     kind = "damaged"
     exit_code = 6
+
+
+class Unsafe(Damaged):
+    """An archive, or an image layer, holds what no layer is made of; nothing of it is kept."""
+
+    kind = "unsafe"
 
 
 class NoDaemon(EnvstackError):

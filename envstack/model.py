@@ -60,6 +60,7 @@ class LayerKind(StrEnum):
 
     DIR = "dir"
     COPY = "copy"
+    ARCHIVE = "archive"
     RUN = "run"
     UPPER = "upper"
 
@@ -86,6 +87,7 @@ class LayerState(StrEnum):
 class Layer:
     """One layer; `source` is the user's directory where `kind` is `DIR` or `COPY`.
 
+    Of an `ARCHIVE` it is where that came from, a path or an address.
     `key` says what a layer of a stack file was made from: one of the same key need not be built.
     """
 
@@ -347,13 +349,15 @@ class Entrance:
 class Terms:
     """What a stack file would run: the layers' names with their commands, and with which `env`.
 
-    `digest` stands for all of it: whoever says yes to that has seen this.
+    `addresses` are what it would fetch, likewise with the layers' names. `digest` stands for all of
+    it: whoever says yes to that has seen this.
     """
 
     stack_path: bytes
     commands: tuple[tuple[str, str], ...]
     env: dict[str, str]
     digest: str
+    addresses: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

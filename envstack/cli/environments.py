@@ -24,7 +24,7 @@ _Rebuild = Annotated[
         REBUILD, metavar="[LAYER]", help="Build it and all above it anew.", show_default=False
     ),
 ]
-_Trust = Annotated[bool, typer.Option("--trust", help="Run its commands without asking.")]
+_Trust = Annotated[bool, typer.Option("--trust", help="Run and fetch without asking.")]
 _StackFile = Annotated[str | None, typer.Argument(metavar="STACKFILE", hidden=True)]
 _Relay = Annotated[
     bool, typer.Option("--relay", help="Lay the layers anew: directories below it changed.")

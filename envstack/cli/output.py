@@ -185,7 +185,7 @@ class Output:
             yield from (escaped(line) for line in shape["message"].split("\n"))
         else:
             yield paint("red", "error:") + " " + escaped(shape["message"])
-        if shape.get("commands"):  # which may be long, and the hint is to be seen
+        if shape.get("commands") or shape.get("addresses"):  # the hint is to be seen after them
             yield from terms(shape, paint)
         if shape["hint"]:
             yield paint("cyan", "hint:") + " " + escaped(shape["hint"])

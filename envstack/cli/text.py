@@ -242,10 +242,12 @@ def holders(rows: Iterable[Json], paint: Paint) -> Iterator[str]:
 
 
 def terms(row: Json, paint: Paint) -> Iterator[str]:
-    """Yield what a stack file would run: each command under its layer, and with which variables."""
+    """Yield what a stack file would run and fetch: commands under their layers, and variables."""
     for command in row["commands"]:
         yield f"  {paint('bold', escaped(command['layer']))}:"
         yield from (f"    {escaped(line)}" for line in command["run"].rstrip("\n").split("\n"))
-    if row["env"]:
+    for fetched in row.get("addresses", []):
+        yield f"  {paint('bold', escaped(fetched['layer']))}: {escaped(fetched['address'])}"
+    if row["env"] and row["commands"]:
         yield f"  {paint('bold', 'with these variables')}:"
         yield from (f"    {escaped(f'{name}={value}')}" for name, value in row["env"].items())

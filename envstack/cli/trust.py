@@ -1,4 +1,4 @@
-"""`trust`: which commands of which stack files may run, and the question before the first time."""
+"""`trust`: what of which stack files may run and be fetched; the question before the first time."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def trust(
     revoke: _Revoke = False,
     json: Json = False,
 ) -> None:
-    """Let the commands of a stack file run, as they are now.
+    """Let a stack file run its commands and fetch its archives.
 
     A stack file from elsewhere can do whatever you can: read it first. A change of its commands
-    asks again.
+    or addresses asks again.
 
     \b
     Examples:
@@ -72,10 +72,11 @@ def _table(out: Output, rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _trusted(out: Output, answer: dict[str, Any]) -> Iterator[str]:
-    if not answer["commands"]:
+    verbs = _verbs(answer)
+    if not verbs:
         yield f"{text.name(answer['stack'])} runs no commands"
         return
-    yield f"{text.name(answer['stack'])} may run:"
+    yield f"{text.name(answer['stack'])} may {' and '.join(verbs)}:"
     yield from text.terms(answer, out.paint)
 
 
@@ -96,8 +97,21 @@ def _ask(out: Output, error: RemoteError) -> None:
     """Show what would run; raise the error, its commands left out, unless the user says yes."""
     from envstack.client import RemoteError
 
-    out.tell(f"{text.name(error.data['stack'])} runs these commands:")
+    verbs = _verbs(error.data)
+    what = {"run": "runs these commands", "fetch": "fetches these archives"}
+    asked = " and ".join(what[verb] for verb in verbs)
+    out.tell(f"{text.name(error.data['stack'])} {asked}:")
     for line in text.terms(error.data, out.paint_errors):
         out.tell(line)
-    if not out.ask("Run them, now and whenever they are needed?"):
-        raise RemoteError(error.message, {**error.data, "commands": []})
+    doing = " and ".join(verbs).capitalize()
+    if not out.ask(f"{doing} them, now and whenever they are needed?"):
+        raise RemoteError(error.message, {**error.data, "commands": [], "addresses": []})
+
+
+def _verbs(terms: dict[str, Any]) -> list[str]:
+    """Return what a stack file asks to do."""
+    return [
+        verb
+        for verb, asked in (("run", terms["commands"]), ("fetch", terms.get("addresses")))
+        if asked
+    ]

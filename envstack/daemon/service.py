@@ -109,6 +109,7 @@ class Service:
                 *(store, self._announce, jobs.defer, self._launcher, mounts),
                 *(feeds.follower, groups),
                 freeze=groups.freeze,
+                limits=self._limits,
             )
             self._sizes = Sizes(ctx)
             await feeds.open(ctx)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import os
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from envstack import stackfile
 from envstack.environment import trust
-from envstack.environment.keys import key_of, kind_of
+from envstack.environment.keys import key_of, kind_of, open_archive, sha256_of
 from envstack.environment.mounting import is_within
 from envstack.environment.steps import Step
 from envstack.environment.swap import mount_of
@@ -24,14 +25,14 @@ from envstack.linux.commands import Command
 from envstack.model import Layer, LayerId, LayerKind, LayerState, new_id
 from envstack.overlay.mount import Overlay
 from envstack.overlay.root import copy_root
-from envstack.sources import command, directory
+from envstack.sources import archive, command, directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from envstack.environment.context import Audience, Context
+    from envstack.environment.context import Audience, Context, Progress
     from envstack.model import Chain, Environment
-    from envstack.stackfile import DirLayer, Entry, RunLayer, StackFile
+    from envstack.stackfile import ArchiveLayer, DirLayer, Entry, RunLayer, StackFile
 
 ALL = ""
 """Not the name of any layer: every layer that can be built."""
@@ -82,7 +83,8 @@ class _Building:
         anew = False
         for number, entry in enumerate(self._stack.layers):
             anew = anew or self._request.rebuild in (ALL, entry.name)
-            key = key_of(self._ctx, self._env, self._stack, number, self._chain, self._keys)
+            tell = self._teller(self._which(number))
+            key = key_of(self._ctx, self._env, self._stack, number, self._chain, self._keys, tell)
             is_rebuilt = anew and kind_of(entry) is not LayerKind.DIR
             layer = None if is_rebuilt else self._find(key, entry.name)
             self._chain = (layer or self._make(number, entry, key), *self._chain)
@@ -103,7 +105,12 @@ class _Building:
         if kind_of(entry) is not LayerKind.DIR:
             # Before anything is built: who says no has waited for nothing, and nothing is left.
             trust.require_trusted(self._ctx, self._stack)
-        which = f"layer {number + 1} of {len(self._stack.layers)}: {entry.name}"
+        which = self._which(number)
+        if isinstance(entry, stackfile.ArchiveLayer):
+            layer = self._begin(entry, key, entry.archive)
+            self._unpack(layer.id, number, entry, self._teller(which))
+            self._publish(layer)
+            return layer.id
         if isinstance(entry, stackfile.RunLayer):
             layer = self._begin(entry, key, None)
             self._request.audience.tell(which)
@@ -115,6 +122,14 @@ class _Building:
             self._copy(layer.id, entry, which)
             self._publish(layer)
         return layer.id
+
+    def _which(self, number: int) -> str:
+        layers = self._stack.layers
+        return f"layer {number + 1} of {len(layers)}: {layers[number].name}"
+
+    def _teller(self, which: str) -> Progress:
+        """Return what tells how far a layer is."""
+        return lambda message: self._request.audience.tell(f"{which}, {message}")
 
     def _begin(self, entry: Entry, key: str, source: bytes | None) -> Layer:
         state = LayerState.BUILDING
@@ -134,21 +149,48 @@ class _Building:
         tree = self._ctx.store.layers.stage(layer)
         below = (*self._trees(), self._reach(self._env.project))
         source = self._reach(entry.dir)
-        tell = self._request.audience.tell
+        tell = self._teller(which)
         try:
             directory.build(
                 replace(entry, dir=source),
                 tree,
                 below,
-                lambda count: tell(f"{which}, {count:,} entries copied"),
+                lambda count: tell(f"{count:,} entries copied"),
             )
         except OSError as error:
             where = os.fsencode(error.filename or source).replace(source, entry.dir, 1)
-            no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise EnvstackError(
                 f"layer {entry.name!r} cannot be copied: {error.strerror}: {os.fsdecode(where)}",
-                "free some space for the store" if no_space else "",
+                _way_out(error),
             ) from error
+
+    def _unpack(self, layer: LayerId, number: int, entry: ArchiveLayer, tell: Progress) -> None:
+        self._ctx.announce(Step.COPY)
+        tree = self._ctx.store.layers.stage(layer)
+        below = (*self._trees(), self._reach(self._env.project))
+        try:
+            with self._archive(number, entry, tell) as (found, file):
+                archive.build(found, file, tree, below, self._ctx.limits.archive, tell)
+        except OSError as error:
+            what = f"layer {entry.name!r} cannot be unpacked: {error.strerror}"
+            raise EnvstackError(what, _way_out(error)) from error
+
+    @contextmanager
+    def _archive(
+        self, number: int, entry: ArchiveLayer, tell: Progress
+    ) -> Iterator[tuple[ArchiveLayer, int]]:
+        """Yield the entry with the `sha256` that it must have, and a descriptor of the archive."""
+        if entry.is_address:
+            from envstack.sources.fetching import fetched  # rarely needed, and it brings TLS
+
+            most, folder = self._ctx.limits.archive.bytes, self._ctx.store.layers.places[1]
+            address = os.fsdecode(entry.archive)
+            with fetched(address, folder, self._request.environ, most, tell) as file:
+                yield entry, file
+            return
+        sha256 = sha256_of(self._ctx, self._env, self._stack, number, entry, tell)
+        with open_archive(self._ctx, self._env, self._stack, number, entry) as file:
+            yield replace(entry, sha256=sha256), file
 
     def _run(self, layer: LayerId, entry: RunLayer) -> None:
         self._ctx.announce(Step.RUN)
@@ -175,6 +217,11 @@ class _Building:
         return self._ctx.beneath.reach(self._env, path)
 
 
+def _way_out(error: OSError) -> str:
+    no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "free some space for the store" if no_space else ""
+
+
 def _environ(stack: StackFile, request: Request) -> dict[bytes, bytes]:
     """Return the variables of a command: the user's own, the stack's over them, and ours."""
     return {
@@ -190,7 +237,7 @@ def _check_directories(ctx: Context, stack: StackFile) -> None:
     """Raise StackFileError, with position, for a directory that cannot be a layer."""
     home = os.path.realpath(ctx.store.home)
     for index, entry in enumerate(stack.layers):
-        if isinstance(entry, stackfile.RunLayer):
+        if not isinstance(entry, stackfile.DirLayer):
             continue
         if is_within(home, entry.dir) or is_within(entry.dir, home):
             raise stack.fault(

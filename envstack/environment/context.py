@@ -14,6 +14,7 @@ from envstack.environment.beneath import SOURCE, Beneath
 from envstack.errors import NotUp, StateError
 from envstack.linux.boot import boot_id
 from envstack.linux.mountinfo import reached_at, read_mounts, topmost_at
+from envstack.stackfile.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,10 @@ _ANOTHER_STORE = (
 
 Progress = Callable[[str], None]
 """Told what is being done; raises Cancelled when nobody wants it any more."""
+
+
+def tell_nobody(_message: str) -> None:
+    """Take no notice of how far it is: what has happened is not to be given up any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class Context:
     boot: str = field(default_factory=boot_id)
     beneath: Beneath = field(default_factory=Beneath)
     freeze: Callable[[EnvId], AbstractContextManager[bool]] = freeze_nothing
+    limits: Limits = field(default_factory=Limits)
 
     def trees(self, env: Environment, chain: Chain) -> tuple[bytes, ...]:
         """Return the directories of a chain of `env`, topmost first, as they can be read now.

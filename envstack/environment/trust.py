@@ -1,8 +1,8 @@
-"""Which commands of a stack file may run: those that somebody has seen and said yes to.
+"""What of a stack file may run and be fetched: what somebody has seen and said yes to.
 
 What is trusted is the content, by digest, for the path of one stack file. A change of a command, of
-its layer's name or of the variables that it runs with asks again; what the files of the project
-hold is the user's own affair.
+its layer's name, of the variables that it runs with or of an address asks again; what the files of
+the project hold is the user's own affair.
 """
 
 from __future__ import annotations
@@ -23,16 +23,22 @@ if TYPE_CHECKING:
 
 
 def terms(stack: StackFile) -> Terms:
-    """Return what the stack file would run."""
+    """Return what the stack file would run, and fetch."""
     commands = tuple(
         (entry.name, entry.run) for entry in stack.layers if isinstance(entry, stackfile.RunLayer)
     )
-    content = json.dumps({"commands": commands, "env": stack.env}, sort_keys=True)
-    return Terms(stack.path, commands, stack.env, hashlib.sha256(content.encode()).hexdigest())
+    addresses = tuple(
+        (entry.name, os.fsdecode(entry.archive))
+        for entry in stack.layers
+        if isinstance(entry, stackfile.ArchiveLayer) and entry.is_address
+    )
+    facts = {"commands": commands, "env": stack.env, "addresses": addresses}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return Terms(stack.path, commands, stack.env, digest, addresses)
 
 
 def trust(ctx: Context, stack: StackFile) -> Terms:
-    """Remember that the commands of the stack file, as they are now, may run."""
+    """Remember that the stack file may run and fetch what it names now."""
     asked = terms(stack)
     ctx.store.trust.add(asked.stack_path, asked.digest, now())
     return asked
@@ -47,11 +53,19 @@ def revoke(ctx: Context, stack_path: bytes) -> int:
 
 
 def require_trusted(ctx: Context, stack: StackFile) -> None:
-    """Raise Untrusted unless somebody said yes to the commands of the stack file, if it has any."""
+    """Raise Untrusted unless somebody said yes to what the stack file runs and fetches, if any."""
     asked = terms(stack)
-    if asked.commands and not ctx.store.trust.has(asked.stack_path, asked.digest):
+    what = " and ".join(
+        words
+        for words, is_asked in (
+            ("runs commands", asked.commands),
+            ("fetches archives", asked.addresses),
+        )
+        if is_asked
+    )
+    if what and not ctx.store.trust.has(asked.stack_path, asked.digest):
         raise Untrusted(
-            f"{os.fsdecode(asked.stack_path)} runs commands that nobody has said yes to",
+            f"{os.fsdecode(asked.stack_path)} {what} that nobody has said yes to",
             "read them, then: envstack trust, or envstack up --trust",
             asked,
         )

@@ -14,7 +14,7 @@ from envstack import stackfile
 from envstack.environment import drift, fresh, views
 from envstack.environment.base import build_base
 from envstack.environment.checkpoint import is_untouched, sealed_chain
-from envstack.environment.context import now, require_mount, visible_mount
+from envstack.environment.context import now, require_mount, tell_nobody, visible_mount
 from envstack.environment.durability import make_durable
 from envstack.environment.history import count, new_checkpoint
 from envstack.environment.inside import require_nobody
@@ -74,7 +74,7 @@ def up(ctx: Context, env: Environment | None, stack: StackFile, request: Request
             put_back(ctx, env)
             ctx.faults.pop(env.id, None)
         if request.rebuild is None:
-            return Brought(env, outdated(ctx, env, stack))
+            return Brought(env, outdated(ctx, env, stack, request.audience.tell))
         return _rebuild(ctx, env, stack, request)
     return _bring(ctx, env, stack, request)
 
@@ -106,7 +106,7 @@ def _bring(ctx: Context, known: Environment | None, stack: StackFile, request: R
     env = replace(env, wanted=True)
     _discard_obsolete(ctx, env)
     left = known.head if known is not None and env.head is None else None
-    return Brought(env, outdated(ctx, env, stack), saved, left)
+    return Brought(env, outdated(ctx, env, stack, tell_nobody), saved, left)
 
 
 def _wants_layers(
@@ -120,7 +120,7 @@ def _wants_layers(
     if request.rebuild is not None:
         return True
     is_same = _layers_of(known) == _layers_of(env)
-    if is_same and not outdated(ctx, env, stack):
+    if is_same and not outdated(ctx, env, stack, request.audience.tell):
         return False
     untouched = not ctx.store.layers.exists(known.upper) or is_untouched(ctx, known)
     if ctx.store.db.checkpoints(known.id) or not untouched:

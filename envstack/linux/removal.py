@@ -20,9 +20,18 @@ def remove(path: bytes) -> None:
     """
     parent, name = os.path.split(path)
     try:
-        here = os.open(parent, _DIRECTORY)
+        directory = os.open(parent, _DIRECTORY)
     except FileNotFoundError:
         return
+    try:
+        remove_at(directory, name)
+    finally:
+        os.close(directory)
+
+
+def remove_at(directory: int, name: bytes) -> None:
+    """Delete `name` in an open directory, as `remove` does."""
+    here = os.open(b".", _DIRECTORY, dir_fd=directory)
     above: list[bytes] = []
     pending = [[name]]
     try:
@@ -33,7 +42,7 @@ def remove(path: bytes) -> None:
                 if not _unlink(name, here):
                     here = _step(here, name)
                     if os.fstat(here).st_dev != device:
-                        raise OSError(errno.EXDEV, "a mount lies in it", path)
+                        raise OSError(errno.EXDEV, "a mount lies in it", name)
                     above.append(name)
                     pending.append([os.fsencode(child) for child in os.listdir(here)])
                 continue

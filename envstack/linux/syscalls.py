@@ -64,6 +64,11 @@ _STATX_MNT_ID_UNIQUE = 0x4000
 KCMP_FILES = 2
 KCMP_FS = 3
 
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
@@ -248,6 +253,22 @@ def mount_setattr(
         ctypes.c_uint(AT_EMPTY_PATH | flags),
         ctypes.byref(attributes),
         ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )
+
+
+def openat2(path: bytes, flags: int, resolve: int, *, dir_fd: int) -> int:
+    """Open what is there at `path`; RESOLVE_* say what the way must not cross (Linux 5.6).
+
+    ELOOP: it leads through a symbolic link. EXDEV: it leaves `dir_fd`, or the mount.
+    """
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
+    return _syscall(
+        _SYS_OPENAT2,
+        "openat2",
+        ctypes.c_int(dir_fd),
+        path,
+        ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
     )
 
 

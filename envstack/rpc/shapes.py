@@ -185,13 +185,14 @@ def brought(value: Brought, state: Status) -> Json:
 
 
 def terms(value: Terms) -> Json:
-    """Return what a stack file would run: the answer to `trust`, and what an error adds."""
+    """Return what a stack file would run and fetch: the answer to `trust`, and part of an error."""
     commands = [{"layer": layer, "run": command} for layer, command in value.commands]
     return {
         "stack": os.fsdecode(value.stack_path),
         "digest": value.digest,
         "commands": commands,
         "env": value.env,
+        "addresses": [{"layer": layer, "address": address} for layer, address in value.addresses],
     }
 
 

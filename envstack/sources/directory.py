@@ -5,11 +5,10 @@ By reference a directory is no business of this room: it is mounted where it lie
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from envstack.overlay.copy import copy_tree
-from envstack.overlay.root import copy_root
+from envstack.sources.place import make_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,17 +25,4 @@ def build(
     number of entries copied and may raise to end it. Raises what `copy_tree` raises; what was
     copied by then stays.
     """
-    names = [] if layer.at == b"." else layer.at.split(b"/")
-    at = b"."
-    for name in names:
-        _look_like(tree, at, below)
-        at = os.path.join(at, name)
-        os.mkdir(os.path.join(tree, at))
-    copy_tree(layer.dir, os.path.join(tree, at), tick=tick)
-
-
-def _look_like(tree: bytes, at: bytes, models: Sequence[bytes]) -> None:
-    """Make the directory `at` look like the one that it covers, or like the root that it is in."""
-    covered = (os.path.join(model, at) for model in models)
-    found = next((path for path in covered if os.path.isdir(path)), models[0])
-    copy_root(found, os.path.join(tree, at))
+    copy_tree(layer.dir, make_place(tree, layer.at, below), tick=tick)

@@ -2,11 +2,15 @@
 
 feed:
   journal_mib: 64
+archive:
+  max_mib: 65536
+  max_members: 1000000
+  max_ratio: 1000
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from envstack.errors import NotFound
@@ -21,7 +25,29 @@ if TYPE_CHECKING:
     from envstack.stackfile.tree import Node
 
 _MIB = 1 << 20
-_MOST_MIB = 1 << 20
+
+_KEYS = {
+    "feed": {"journal_mib": ("a number of MiB", 1 << 20)},
+    "archive": {
+        "max_mib": ("a number of MiB", 1 << 24),
+        "max_members": ("a number", 100_000_000),
+        "max_ratio": ("a number", 1_000_000),
+    },
+}
+"""Of each section the keys, and what their values are and how large at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """What one archive or image layer may hold, or expand to: bytes, holes included, and entries.
+
+    `ratio` is how many times its compressed size it may expand to. containerd, BuildKit and umoci
+    have no such limits; a layer of a large image has some hundred thousand entries.
+    """
+
+    bytes: int = 65_536 * _MIB
+    members: int = 1_000_000
+    ratio: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +55,7 @@ class Limits:
     """`journal`: bytes of events that the feed of one environment keeps."""
 
     journal: int = 64 * _MIB
+    archive: ArchiveLimits = field(default_factory=ArchiveLimits)
 
 
 def load(path: bytes) -> Limits:
@@ -46,21 +73,37 @@ def load(path: bytes) -> Limits:
     faults += _faults(root)
     if faults:
         raise source.error(faults)
-    size = tree.find(root, ("feed", "journal_mib"))
-    return Limits(journal=size.data * _MIB) if isinstance(size, Scalar) else Limits()
+    usual = Limits()
+    return Limits(
+        journal=_number(root, "feed", "journal_mib", usual.journal // _MIB) * _MIB,
+        archive=ArchiveLimits(
+            bytes=_number(root, "archive", "max_mib", usual.archive.bytes // _MIB) * _MIB,
+            members=_number(root, "archive", "max_members", usual.archive.members),
+            ratio=_number(root, "archive", "max_ratio", usual.archive.ratio),
+        ),
+    )
+
+
+def _number(root: Node, section: str, key: str, usual: int) -> int:
+    """Return a number of a file without faults, `usual` where it does not say one."""
+    found = tree.find(root, (section, key))
+    return int(found.data) if isinstance(found, Scalar) else usual
 
 
 def _faults(root: Node) -> Iterator[Fault]:
     """Yield what is wrong with the shape of the file."""
-    for key, value in _entries(root, "the configuration", ("feed",)):
-        if isinstance(key, Fault):
-            yield key
+    for section, value in _entries(root, "the configuration", tuple(_KEYS)):
+        if isinstance(section, Fault):
+            yield section
             continue
-        for inner, number in _entries(value, f"`{key}`", ("journal_mib",)):
-            if isinstance(inner, Fault):
-                yield inner
-            elif not _is_number(number):
-                yield Fault(number.at, f"`{inner}` must be a number of MiB, from 1 to {_MOST_MIB}")
+        known = _KEYS[section]
+        for key, number in _entries(value, f"`{section}`", tuple(known)):
+            if isinstance(key, Fault):
+                yield key
+                continue
+            what, most = known[key]
+            if not _is_number(number, most):
+                yield Fault(number.at, f"`{key}` must be {what}, from 1 to {most}")
 
 
 def _entries(node: Node, what: str, known: tuple[str, ...]) -> Iterator[tuple[str | Fault, Node]]:
@@ -76,7 +119,7 @@ def _entries(node: Node, what: str, known: tuple[str, ...]) -> Iterator[tuple[st
             yield Fault(entry.key.at, f"unknown key `{name}`; known here: {listed}"), entry.value
 
 
-def _is_number(node: Node) -> bool:
+def _is_number(node: Node, most: int) -> bool:
     if not isinstance(node, Scalar) or isinstance(node.data, bool):
         return False
-    return isinstance(node.data, int) and 1 <= node.data <= _MOST_MIB
+    return isinstance(node.data, int) and 1 <= node.data <= most

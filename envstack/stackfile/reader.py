@@ -14,13 +14,15 @@ from pydantic import ValidationError
 
 from envstack.errors import EnvstackError, NotFound, UsageError
 from envstack.stackfile import rules, tree, words
-from envstack.stackfile.schema import Dir, Run, Stack
+from envstack.stackfile.schema import Archive, Dir, Run, Stack
 from envstack.stackfile.source import SIZE_LIMIT, decode, printable
 from envstack.stackfile.stack import (
+    ArchiveLayer,
     DirLayer,
     Entry,
     RunLayer,
     StackFile,
+    locate_archive,
     locate_dir,
     locate_mount,
 )
@@ -41,7 +43,7 @@ def load(path: bytes, below: bytes | None = None) -> StackFile:
     `below` is how its directory is reached where something is mounted over that: file and
     directories are looked for there, and named by their path all the same.
 
-    Raises StackFileError with every fault found, missing directories among them, NotFound where
+    Raises StackFileError with every fault found, what is not there among them, NotFound where
     there is no such file, UsageError where it is no regular file, EnvstackError where it cannot be
     read.
     """
@@ -49,13 +51,14 @@ def load(path: bytes, below: bytes | None = None) -> StackFile:
     project, name = os.path.split(real)
     below = below or project
     text = read_bytes(os.path.join(below, name), real)
-    return _check(text, real, below, (rules.mount, partial(rules.dirs, below=below)))
+    there = (partial(rules.dirs, below=below), partial(rules.archives, below=below))
+    return _check(text, real, below, (rules.mount, *there))
 
 
 def parse(text: bytes, path: bytes) -> StackFile:
     """Return the stack file that `text` would be at `path`, whether or not anything is there.
 
-    Raises StackFileError with every fault found; that the directories exist is not looked at.
+    Raises StackFileError with every fault found; what the layers name is not looked at.
     """
     real = _canonical(path)
     return _check(text, real, os.path.dirname(real), (rules.mount,))
@@ -93,7 +96,8 @@ def _check(text: bytes, path: bytes, below: bytes, placed: tuple[Check, ...]) ->
     source = decode(text, path)
     root, faults = tree.read(source)
     project = os.path.dirname(path)
-    faults += [*rules.kinds(root), *rules.names(root), *rules.runs(root), *rules.patterns(root)]
+    for look in (rules.kinds, rules.names, rules.runs, rules.addresses, rules.patterns):
+        faults += look(root)
     for rule in placed:
         faults += rule(root, project)
     try:
@@ -126,6 +130,14 @@ def _layers(stack: Stack, project: bytes, below: bytes) -> Iterator[Entry]:
                     dir=locate_dir(project, layer.dir, below),
                     at=os.path.normpath(layer.at.encode()),
                     copy=layer.copy_,
+                )
+            case Archive():
+                yield ArchiveLayer(
+                    name=layer.name,
+                    archive=locate_archive(project, layer.archive, below),
+                    sha256=layer.sha256,
+                    at=os.path.normpath(layer.at.encode()),
+                    strip=layer.strip,
                 )
             case Run():
                 yield RunLayer(name=layer.name, run=layer.run, inputs=tuple(layer.inputs))

@@ -7,11 +7,12 @@ one in another; what has the wrong shape it passes over, because `words` has spo
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from envstack.stackfile.schema import DEFAULT_MOUNT, NOT_YET, PATH_MAX
 from envstack.stackfile.source import Fault
-from envstack.stackfile.stack import locate_dir, locate_mount, within
+from envstack.stackfile.stack import is_address, locate_dir, locate_mount, within
 from envstack.stackfile.tree import List, Mapping, Node, Scalar
 
 if TYPE_CHECKING:
@@ -44,6 +45,21 @@ def names(root: Node) -> Iterator[Fault]:
             line = first[name.text]
             yield Fault(name.at, f"two layers are named `{name.text}`; the first is in line {line}")
         first.setdefault(name.text, name.at.line)
+
+
+def addresses(root: Node) -> Iterator[Fault]:
+    """An archive that is fetched is one of a scheme that is known, and the one that was meant."""
+    for layer in _layers(root):
+        written = _text(layer, "archive")
+        if written is None or not is_address(written.text):
+            continue
+        if not written.text.lower().startswith(("http://", "https://")):
+            yield Fault(written.at, "an address begins with `http://` or `https://`")
+        elif not written.text.isascii() or not written.text.isprintable() or " " in written.text:
+            yield Fault(written.at, "an address has no blanks, and only ASCII: write %20 and such")
+        if "sha256" not in layer.entries:
+            message = "what an address serves may change: say which `sha256` it must have"
+            yield Fault(written.at, message)
 
 
 def patterns(root: Node) -> Iterator[Fault]:
@@ -108,6 +124,22 @@ def dirs(root: Node, project: bytes, below: bytes) -> Iterator[Fault]:
         referenced.append(real)
 
 
+def archives(root: Node, project: bytes, below: bytes) -> Iterator[Fault]:
+    """Every `archive` is a file; one whose `sha256` is known may be unpacked already, and gone.
+
+    Reads the disk, `below` instead of the project.
+    """
+    for layer in _layers(root):
+        written = _text(layer, "archive")
+        if written is None or is_address(written.text) or "sha256" in layer.entries:
+            continue
+        real = locate_dir(project, written.text, below)
+        lacking = _no_file(below + real[len(project) :] if within(real, project) else real)
+        if lacking:
+            path = os.path.join(project, written.text.encode())
+            yield Fault(written.at, f"{lacking}: {path.decode('utf-8', 'replace')}")
+
+
 def _layers(root: Node) -> Iterator[Mapping]:
     if isinstance(root, Mapping) and "layers" in root.entries:
         layers = root.entries["layers"].value
@@ -149,3 +181,14 @@ def _lacking(path: bytes) -> str:
     except OSError as error:
         return f"this cannot be used ({error.strerror})"
     return ""
+
+
+def _no_file(path: bytes) -> str:
+    """Return why `path` is no regular file, or the empty string."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return "there is no such archive"
+    except OSError as error:
+        return f"this cannot be used ({error.strerror})"
+    return "" if stat.S_ISREG(status.st_mode) else "this is not a file"

@@ -27,7 +27,7 @@ DEFAULT_MOUNT = ".envstack/merged"
 KINDS = ("dir", "archive", "image", "git", "run")
 """The keys that say what a layer is made of; each layer has exactly one."""
 
-NOT_YET = frozenset({"archive", "image", "git"})
+NOT_YET = frozenset({"image", "git"})
 """Kinds that are known here and that nothing builds."""
 
 RESERVED = frozenset({"workdir", "cmd", "extends", "platform", "insecure", "submodules"})
@@ -124,10 +124,13 @@ class Archive(_Layer):
     """A tar or zip archive: a path relative to the stack file, or a URL."""
 
     sha256: Sha256 = ""
-    """The SHA-256 digest that the archive must have, in hexadecimal digits."""
+    """The SHA-256 digest that it must have, in hexadecimal digits; what a URL names needs one."""
 
     at: PathBelow = "."
     """Where in the merged tree its content appears."""
+
+    strip: Annotated[int, Field(ge=0, le=255)] = 0
+    """How many leading parts to leave out of each name, as tar does with --strip-components."""
 
 
 class Image(_Layer):

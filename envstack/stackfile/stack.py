@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from envstack.stackfile.source import Source
     from envstack.stackfile.tree import Node
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MOST_LINKS = 40
 """MAXSYMLINKS of the kernel."""
 
@@ -46,6 +48,35 @@ class DirLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveLayer:
+    """A layer made of what an archive holds, below `at`, a path as that of a `DirLayer`.
+
+    `archive` is an absolute path or an address. `sha256` is what it must have, in hexadecimal
+    digits, empty where that is not said. `strip` leading parts of each name are left out.
+    """
+
+    name: str
+    archive: bytes
+    sha256: str
+    at: bytes
+    strip: int
+
+    @property
+    def is_address(self) -> bool:
+        """Whether it has to be fetched."""
+        return not self.archive.startswith(b"/")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what makes this layer what it is, as `StackFile.canonical` writes it."""
+        return {
+            "archive": _text(self.archive),
+            "sha256": self.sha256,
+            "at": _text(self.at),
+            "strip": self.strip,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class RunLayer:
     """A layer made by a shell command on top of the layers below it.
 
@@ -61,7 +92,7 @@ class RunLayer:
         return {"run": self.run, "inputs": list(self.inputs)}
 
 
-Entry = DirLayer | RunLayer
+Entry = DirLayer | ArchiveLayer | RunLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +192,7 @@ def _shown(value: Any) -> str:
 
 
 def locate_dir(project: bytes, written: str, below: bytes) -> bytes:
-    """Return the canonical path of a `dir`, relative to `project` unless absolute.
+    """Return the canonical path of a `dir` or an `archive`, relative to `project` unless absolute.
 
     The symbolic links in the project are those of `below`, which is how it is reached: a merged
     tree that lies over it may have others.
@@ -180,6 +211,16 @@ def locate_dir(project: bytes, written: str, below: bytes) -> bytes:
             at = b"/" if target.startswith(b"/") else above
             names += target.split(b"/")[::-1]
     return at
+
+
+def locate_archive(project: bytes, written: str, below: bytes) -> bytes:
+    """Return an `archive` as it is if it is an address, else its canonical path."""
+    return written.encode() if is_address(written) else locate_dir(project, written, below)
+
+
+def is_address(written: str) -> bool:
+    """Whether an `archive` is a URL, of whatever scheme, and no path."""
+    return _SCHEME.match(written) is not None
 
 
 def locate_mount(project: bytes, written: str) -> bytes:

@@ -41,6 +41,11 @@ layers:
   #   dir: ../data
   #   at: tests/data
 
+  # What a tar or zip archive holds, from a path or an address (which needs a sha256):
+  # - name: sdk
+  #   archive: ../sdk.tar.zst
+  #   at: opt/sdk
+
   # Made by a command on top of the layers above; run again when the inputs have changed:
   # - name: venv
   #   run: python3 -m venv .venv && .venv/bin/pip install -r requirements.txt

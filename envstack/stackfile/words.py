@@ -33,6 +33,8 @@ _SAID = {
     "string_too_long": "is longer than a path can be, 4,095 characters",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
+    "int_type": "must be a whole number from 0 to 255",
+    "less_than_equal": "must be a whole number from 0 to 255",
     "string_pattern_mismatch": "must be 64 hexadecimal digits, 0 to 9 and a to f",
 }
 _READ_AS = {
@@ -84,7 +86,7 @@ def _missing(path: Path, kind: str) -> str:
     key = path[-1]
     if kind and key in KINDS:
         usable = [kind for kind in KINDS if kind not in NOT_YET]
-        return f"a layer needs {' or '.join(f'`{kind}`' for kind in usable)}"
+        return f"a layer needs {_listed(usable[:-1])} or `{usable[-1]}`"
     if key == "version":
         return f"`version: {VERSION}` is missing"
     return f"a {'layer' if kind else 'stack file'} needs `{key}`"

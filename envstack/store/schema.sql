@@ -69,6 +69,13 @@ CREATE TABLE intent (
     transition  TEXT NOT NULL
 ) STRICT;
 
+-- What a file of the user's own held when it was last read, while it is the one of that identity.
+CREATE TABLE digest (
+    path      BLOB PRIMARY KEY,
+    identity  TEXT NOT NULL,
+    sha256    TEXT NOT NULL
+) STRICT;
+
 -- The commands of stack files that somebody said yes to: the content by its digest.
 CREATE TABLE trust (
     stack_path  BLOB NOT NULL,

@@ -11,6 +11,7 @@ from envstack.linux.boot import boot_id
 from envstack.model import Chain, LayerKind
 from envstack.store.built import Built
 from envstack.store.database import Database
+from envstack.store.digests import Digests
 from envstack.store.disk import Disk
 from envstack.store.fingerprints import Fingerprints
 from envstack.store.journal import JOURNAL, Journal
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 class Store:
     """A context manager over the store at `home`; `db` and `layers` are its two halves.
 
-    `built`, `trust`, `fingerprints`, `risks` and `operations` are parts of `db`; `journal` is what
-    the feeds have told, `seals` what the uppers held; `disk` is what all lies on.
+    `built`, `trust`, `digests`, `fingerprints`, `risks` and `operations` are parts of `db`;
+    `journal` is what the feeds have told, `seals` what the uppers held; `disk` is what all lies on.
     """
 
     def __init__(self, home: bytes, journal: int = JOURNAL) -> None:
@@ -49,6 +50,7 @@ class Store:
             undo.callback(self.db.close)
             self.built = Built(self.db)
             self.trust = Trust(self.db)
+            self.digests = Digests(self.db)
             self.risks = Risks(self.db)
             self.fingerprints = Fingerprints(self.db)
             self.operations = Operations(self.db)

@@ -138,6 +138,34 @@ def test_trust_names_what_may_run_from_now_on(cli: Cli, daemon: FakeDaemon, tmp_
     assert cli("trust").out == "/p/envstack.yaml runs no commands\n"
 
 
+def test_what_would_be_fetched_is_shown_and_asked_about(cli: Cli, daemon: FakeDaemon) -> None:
+    addresses = (("tools", "https://files.example/tools\x1b.tar"),)
+    terms = Terms(b"/p/envstack.yaml", (), ENV, "abcd", addresses)
+    untrusted = Untrusted("/p fetches archives", "read them", terms)
+    daemon.answers["env.up"] = untrusted
+    with cli.on_terminal("up") as terminal:
+        shown = terminal.read_until("[y/N]")
+        assert "/p/envstack.yaml fetches these archives:" in shown
+        assert "tools" in shown
+        assert "https://files.example/tools\\e.tar" in shown
+        assert "LD_PRELOAD" not in shown, "nothing runs with it"
+        assert "Fetch them, now and whenever they are needed?" in shown
+        terminal.type("n\n")
+        done = terminal.finish()
+    assert (done.code, done.out.count("files.example")) == (4, 1)
+    assert cli("up", "--json").error["addresses"] == [
+        {"layer": "tools", "address": "https://files.example/tools\x1b.tar"}
+    ]
+    both = Terms(b"/p/envstack.yaml", COMMANDS, ENV, "abcd", addresses)
+    daemon.answers["env.up"] = Untrusted("/p runs commands", "read them", both)
+    with cli.on_terminal("up") as terminal:
+        shown = terminal.read_until("[y/N]")
+        assert "runs these commands and fetches these archives:" in shown
+        assert "Run and fetch them, now" in shown
+        terminal.type("n\n")
+        terminal.finish()
+
+
 def test_what_is_trusted_is_listed_and_revoked(cli: Cli, daemon: FakeDaemon) -> None:
     row = {"stack": "/p/envstack.yaml", "digest": "abcd", "at": "2026-11-24T15:00:00.000000Z"}
     daemon.answers["trust.list"] = [row]

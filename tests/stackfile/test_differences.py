@@ -65,6 +65,15 @@ root: true
     ]
 
 
+def test_another_archive_is_named() -> None:
+    layer = "version: 1\nlayers: [{name: a, archive: a.tar"
+    before, after = canonical(f"{layer}}}]"), canonical(f"{layer}, sha256: {'b' * 64}, strip: 1}}]")
+    assert differences(before, after) == [
+        f"layer 'a': sha256  -> {'b' * 64}",
+        "layer 'a': strip 0 -> 1",
+    ]
+
+
 def test_paths_that_are_not_utf_8_survive_and_can_be_shown() -> None:
     old = canonical(BEFORE, b"/nowhere/\xff/envstack.yaml")
     new = canonical(BEFORE, b"/nowhere/\xfe/envstack.yaml")

@@ -48,7 +48,7 @@ env: {PORT: 8080}
         "2:1: unknown key `mnt`: did you mean `mount`?",
         "5:11: two layers are named `a`; the first is in line 4",
         "7:5: `at` does not go with `run`",
-        "8:5: a layer needs `dir` or `run`",
+        "8:5: a layer needs `dir`, `archive` or `run`",
         "8:15: unknown key `dri`: did you mean `dir`?",
         '9:13: `PORT` must be text, and YAML reads this as a number: quote it, "8080"',
     ]
@@ -162,6 +162,16 @@ def test_the_caret_stands_below_the_fault_after_wide_and_many_characters() -> No
         (in_layer("{name: a, dir: ., run: b}"), "3:23: a layer is one thing: `dir` or `run`"),
         (in_layer("{name: a, dir: ., sha256: b}"), "3:23: `sha256` does not go with `dir`"),
         (in_layer("{name: a, archive: b, sha256: c}"), "3:35: `sha256` must be 64 hexadecimal"),
+        (in_layer("{name: a, archive: b, strip: -1}"), "3:34: `strip` must be a whole number"),
+        (in_layer("{name: a, archive: b, strip: 256}"), "3:34: `strip` must be a whole number"),
+        (in_layer("{name: a, archive: b, strip: x}"), "3:34: `strip` must be a whole number"),
+        (in_layer("{name: a, archive: b, strip: on}"), "3:34: `strip` must be a whole number"),
+        (in_layer("{name: a, archive: b, at: ../c}"), "3:31: `at` must not contain `..`"),
+        (in_layer("{name: a, archive: 'https://h/b'}"), "3:24: what an address serves may change"),
+        (in_layer("{name: a, archive: 'ftp://h/b'}"), "3:24: an address begins with `http://` or"),
+        (in_layer("{name: a, archive: 'file:///b'}"), "3:24: an address begins with `http://` or"),
+        (in_layer("{name: a, archive: 'http://h/a b'}"), "3:24: an address has no blanks"),
+        (in_layer("{name: a, archive: 'http://h/é'}"), "3:24: an address has no blanks"),
     ],
 )
 def test_a_fault_is_named_where_it_is(text: str, fault: str) -> None:
@@ -178,7 +188,6 @@ def test_a_reserved_key_is_refused_as_not_yet(key: str) -> None:
 @pytest.mark.parametrize(
     ("layer", "kind"),
     [
-        ("archive: a.tar, sha256: " + "a" * 64, "archive"),
         ("image: 'docker://registry.example/a'", "image"),
         ("git: 'https://host.example/a', rev: v1, at: lib", "git"),
     ],

@@ -31,6 +31,7 @@ GOOD = [
     template("web"),
     *(MODELINE + path.read_text() for path in sorted(STACKS.glob("*/envstack.yaml"))),
     f"{HEAD}layers:\n  - {{name: a, dir: ., at: b/c, copy: true}}\nenv: {{A: b}}\n",
+    f"{HEAD}layers:\n  - {{name: a, archive: a.tar, sha256: {'a' * 64}, at: b, strip: 1}}\n",
     f"{HEAD}layers: [{{name: a, dir: .}}]\nwatch: {{ignore: ['*.pyc', .git/]}}\nmount: elsewhere\n",
     f"{HEAD}layers:\n  - {{name: a, dir: .}}\n  - {{name: b, run: make, inputs: [Makefile]}}\n",
 ]
@@ -48,6 +49,9 @@ FAULTY = [
     f"{HEAD}layers:\n  - dir: .\n",
     f"{HEAD}layers:\n  - name: ''\n    dir: .\n",
     f"{HEAD}layers:\n  - text\n",
+    f"{HEAD}layers:\n  - name: a\n    archive: a.tar\n    strip: -1\n",
+    f"{HEAD}layers:\n  - name: a\n    archive: a.tar\n    sha256: abc\n",
+    f"{HEAD}layers:\n  - name: a\n    archive: a.tar\n    copy: true\n",
     f"{HEAD}layers:\n  - name: a\n    dir: .\n    inputs: [x]\n",
     f"{BASE}  - name: a\n    run: make\n    at: b\n",
     f"{HEAD}layers:\n  - name: a\n    dir: .\n    run: make\n",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from envstack.errors import EnvstackError, NotFound, UsageError
-from envstack.stackfile import DirLayer, load, parse
+from envstack.errors import EnvstackError, NotFound, StackFileError, UsageError
+from envstack.stackfile import ArchiveLayer, DirLayer, load, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +79,43 @@ def test_loading_follows_a_symbolic_link_to_the_file(tmp_path: Path) -> None:
     assert stack.path == os.path.realpath(path)
     real = os.path.realpath(tmp_path / "real").encode()
     assert stack.layers == (DirLayer("a", real, b".", copy=False),)
+
+
+def test_an_archive_is_a_path_or_an_address(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"")
+    (tmp_path / "link.tar").symlink_to("real")
+    digest = "a" * 64
+    address = "HTTPS://host.example/a%20b.tar?x=1"
+    path = write(
+        tmp_path,
+        f"""version: 1
+layers:
+  - {{name: a, archive: link.tar, at: b/./c/, strip: 2}}
+  - {{name: b, archive: gone.zip, sha256: {digest}}}
+  - {{name: c, archive: '{address}', sha256: {digest}}}
+""",
+    )
+    project = os.path.realpath(tmp_path).encode()
+    a, b, c = load(path).layers
+    assert a == ArchiveLayer("a", project + b"/real", "", b"b/c", 2)
+    assert b == ArchiveLayer("b", project + b"/gone.zip", digest, b".", 0)
+    assert c == ArchiveLayer("c", address.encode(), digest, b".", 0)
+    assert isinstance(a, ArchiveLayer)
+    assert isinstance(c, ArchiveLayer)
+    assert (a.is_address, c.is_address) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("archive", "said"),
+    [("gone.tar", "there is no such archive"), (".", "this is not a file"), ("fifo", "not a file")],
+)
+def test_an_archive_of_no_known_digest_must_be_there(
+    tmp_path: Path, archive: str, said: str
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    path = write(tmp_path, f"version: 1\nlayers:\n  - {{name: a, archive: {archive}}}\n")
+    with pytest.raises(StackFileError, match=f"3:24: .*{said}: {tmp_path}"):
+        load(path)
 
 
 def test_the_mount_is_canonical_up_to_its_last_component(tmp_path: Path) -> None:

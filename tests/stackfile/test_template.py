@@ -46,7 +46,7 @@ def test_what_a_first_stack_file_has_in_comments_is_valid_too() -> None:
         for line in template("web").splitlines()
     ]
     stack = parse("\n".join(lines).encode(), b"/elsewhere/envstack.yaml")
-    assert [layer.name for layer in stack.layers] == ["project", "tools", "fixtures", "venv"]
+    assert [layer.name for layer in stack.layers] == ["project", "tools", "fixtures", "sdk", "venv"]
     assert stack.env == {"PORT": "8080"}
 
 
