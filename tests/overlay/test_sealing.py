@@ -9,6 +9,7 @@ import stat
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,6 @@ from tests.support.profiles import COMMON, IS_LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.support.ground import Ground
     from tests.support.trees import Tree
@@ -80,8 +80,12 @@ def unreadable(path: Path) -> None:
     path.chmod(0)
 
 
-def replace_by(path: Path, act: Act) -> None:
+def delete(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def replace_by(path: Path, act: Act) -> None:
+    delete(path)
     act(path)
 
 
@@ -213,10 +217,6 @@ def put(path: Path, how: int, content: str) -> None:
         os.close(file)
 
 
-def delete(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
 DEEDS: dict[str, Callable[[Path, Path, int], object]] = {
     "write": lambda path, _, number: put(path, os.O_TRUNC, f"{number}"),
     "append": lambda path, _, number: put(path, os.O_APPEND, f"{number}"),
@@ -228,7 +228,7 @@ DEEDS: dict[str, Callable[[Path, Path, int], object]] = {
     "chmod": lambda path, _, number: path.chmod(0o700 + number % 0o100),
     "fifo": lambda path, *_: os.mkfifo(path),
     "attribute": lambda path, _, number: os.setxattr(path, "user.a", b"%d" % number),
-    "remake": lambda path, *_: remake(path),
+    "remake": lambda path, *_: replace_by(path, Path.mkdir),
 }
 
 
