@@ -246,6 +246,7 @@ def test_an_address_is_fetched_once_by_who_said_yes(
     assert terms["addresses"] == [{"layer": "tools", "address": address}]
     engine.up(trust=False)
     assert web.asked == [("/tools.tar", ""), ("/tools.tar", "bytes=1000-")]
+    engine.settle()
     assert os.listdir(engine.home / "staging") == []
     engine.down()
     engine.up(trust=False)
