@@ -45,6 +45,7 @@ class Groups:
         self._family = family_of(home)
         self._cgroups: dict[EnvId, set[Cgroup]] = defaultdict(set)
         self._marked: set[EnvId] = set()
+        self._frozen: dict[EnvId, bool] = {}
 
     def recover(self) -> None:
         """Let everybody go on who was left frozen, find who is inside, remove what is empty."""
@@ -75,16 +76,24 @@ class Groups:
 
     @contextmanager
     def freeze(self, env: EnvId) -> Iterator[bool]:
-        """Let nobody go on who was started in `env`, while the context lasts.
+        """Let nobody go on who was started in `env`, while the outermost such context lasts.
 
-        Yields whether there was somebody, and all of them stand still.
+        Yields whether there was somebody, and all of them stand still. Who works on an environment
+        does so alone.
         """
+        if env in self._frozen:
+            yield self._frozen[env]
+            return
         groups: list[Group] = [group for group in self._cgroups[env] if not group.is_empty()]
         marked = self._group_marked(env)
         if env in self._marked and not marked.is_empty():
             groups.append(marked)
         with frozen(groups, self._guards) as held:
-            yield held.is_whole()
+            self._frozen[env] = held.is_whole()
+            try:
+                yield self._frozen[env]
+            finally:
+                del self._frozen[env]
 
     def clear(self, env: EnvId) -> None:
         """Remove the groups of an environment that nobody is in."""

@@ -6,9 +6,10 @@
     commit     the head is the target
 
 Whoever is inside stays there. What is not sealed is sealed live before, and what somebody changes
-after that is not touched: it is sealed too, and the rest done then. Killed in the middle, it is
-finished at the next start: what still differs is found anew. Where it cannot go on it stops, the
-head stays where it was, and all that differs from it can be seen.
+after that is not touched: it is sealed too, and the rest done then. Who was started by our commands
+stands still from the last seal on, so that files which belong together change together. Killed in
+the middle, it is finished at the next start: what still differs is found anew. Where it cannot go
+on it stops, the head stays where it was, and all that differs from it can be seen.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ IN_PLACE = "in-place"
 _ROUNDS = 3
 """How often what somebody changed meanwhile is sealed, and put right after that."""
 
+_BEFORE, _DURING = "saved before rollback to", "written during the rollback to"
+"""How the messages of what is saved begin."""
+
 
 @dataclass(frozen=True, slots=True)
 class Restored:
@@ -85,17 +89,22 @@ def roll_back(ctx: Context, env: Environment, target: Revision, *, discard: bool
     changed: set[bytes] = set()
     counts: Counts | None = None
     late: tuple[bytes, ...] = ()
-    for _ in range(_ROUNDS):
+
+    def save(words: str) -> Environment:
         if not discard and is_dirty(ctx, env):
-            words = "written during the rollback to" if saved else "saved before rollback to"
             saved.append(seal_live(ctx, env, f"{words} {target.name}", None).checkpoint.id)
+        return ctx.store.db.environment(env.id)
+
+    env = save(_BEFORE)  # most is sealed before anybody has to stand still
+    with ctx.freeze(env.id):
+        for _ in range(_ROUNDS):
+            env = save(_DURING if saved else _BEFORE)
+            found, late = _once(ctx, env, target, discard=discard)
             env = ctx.store.db.environment(env.id)
-        found, late = _once(ctx, env, target, discard=discard)
-        env = ctx.store.db.environment(env.id)
-        changed |= set(found.paths).difference(late)
-        counts = counts or tally(found.changes)
-        if not late:
-            break
+            changed |= set(found.paths).difference(late)
+            counts = counts or tally(found.changes)
+            if not late:
+                break
     return Restored(tuple(saved), counts or Counts(), frozenset(changed), late)
 
 
@@ -157,7 +166,8 @@ def _resume(ctx: Context, env: Environment, transition: Transition, target: Revi
             care = _care(ctx, env, merged, found, discard=False)
         else:
             care = Care(_newer(env, merged, found, since))
-        late = _apply(ctx, env, merged, found, care)
+        with ctx.freeze(env.id):
+            late = _apply(ctx, env, merged, found, care)
     if late:
         shown = ", ".join(os.fsdecode(path) for path in late[:3])
         _log.warning("%s: left as somebody wrote it meanwhile: %s", env.name, shown)
@@ -185,9 +195,8 @@ def _apply(
     restoration = Restoration(merged, found, care, temporary(env.upper))
     with _feed(ctx, env) as feed:  # that it begins, before anything is seen of it
         feed.advance()
-    with ctx.freeze(env.id):
-        for _path in restoration.run():
-            ctx.announce(Step.APPLY)
+    for _path in restoration.run():
+        ctx.announce(Step.APPLY)
     return tuple(dict.fromkeys(restoration.late))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import chains, needs, ways
+from tests.support import chains, needs, trees, waiting, ways
 from tests.support.edits import mkdir, write
 from tests.support.household import Household
 from tests.support.profiles import IS_LONG
@@ -128,6 +128,21 @@ def test_what_was_started_by_run_is_sealed_at_one_instant(
         assert first - second in (0, 1)
         assert second - 1 <= rows <= second
         assert rows > before, "it went on"
+    assert busy.poll() is None
+
+
+def test_what_was_started_by_run_is_rolled_back_at_one_instant(
+    up: Sandbox, busy: subprocess.Popen[bytes]
+) -> None:
+    """Files that belong together are those of the target, all of them, however busy they are."""
+    data = up.merged / "data"
+    rev = up.checkpoint()["id"]
+    waiting.until(lambda: up.diff() != [], "something written since")
+    answer = up.rollback(rev)
+    assert (answer["mode"], answer["late"]) == ("in-place", [])
+    with chains.mounted(up.home, rev) as tree:
+        assert trees.differences(trees.snapshot(data), trees.snapshot(tree / "data")) == []
+    assert [row["pid"] for row in answer["orphaned"]] == [busy.pid]
     assert busy.poll() is None
 
 
