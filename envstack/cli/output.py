@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from envstack.cli.progress import ProgressLine
@@ -120,7 +122,10 @@ class Output:
 
     def _poll(self, poll: select.poll, milliseconds: float | None) -> bool:
         poll.register(_STDOUT, 0)  # the end of a pipe is told in any case, poll(2)
-        ready = [descriptor for descriptor, _ in poll.poll(milliseconds)]
+        with _bell() as bell:
+            poll.register(bell, select.POLLIN)
+            while (ready := {found for found, _ in poll.poll(milliseconds)}) == {bell}:
+                os.read(bell, _BUFFER)
         if _STDOUT in ready:
             raise PipeClosedError
         return bool(ready)
@@ -198,6 +203,22 @@ class Output:
             _write(_STDERR, text.encode("utf-8", "backslashreplace"))
         except OSError:
             return  # with standard error gone there is nobody left to tell; the exit code tells
+
+
+@contextmanager
+def _bell() -> Iterator[int]:
+    """Give a descriptor that becomes readable when a signal comes.
+
+    One that comes just before a wait begins would be noticed after it, which may be never.
+    """
+    bell, rope = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = signal.set_wakeup_fd(rope, warn_on_full_buffer=False)
+    try:
+        yield bell
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(bell)
+        os.close(rope)
 
 
 def _as_list(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -60,7 +60,7 @@ def test_ctrl_c_ends_it_with_its_children_and_leaves_nothing(stack: Path, home: 
     assert up.stderr is not None
     seen = [up.stderr.readline(), up.stderr.readline()]
     assert seen == ["layer 2 of 2: slow\n", "begun\n"]
-    assert _sleepers() == 2
+    waiting.until(lambda: _sleepers() == 2, "the command", 20)
     up.send_signal(signal.SIGINT)
     assert up.wait(10) == 130
     assert _sleepers() == 0

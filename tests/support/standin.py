@@ -24,6 +24,8 @@ Json = dict[str, Any]
 
 _MOST = 1000
 _ENV = "00ff00ff00ff00ff"
+_LONGEST = 1.0
+"""Seconds: what it tells it tells at once, so whoever waits longer waits for what never comes."""
 
 
 class StandIn:
@@ -138,7 +140,7 @@ class StandInFeed:
             ready, self._first = self._first, None
             return ready
         with self._source.news:
-            self._source.news.wait_for(self._next, within)
+            self._source.news.wait_for(self._next, min(within, _LONGEST))
             told = self._next()
         if told is not None:
             self._seq = told["seq"]
