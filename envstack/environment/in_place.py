@@ -19,7 +19,7 @@ import logging
 import os
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -95,11 +95,17 @@ def roll_back(ctx: Context, env: Environment, target: Revision, *, discard: bool
             saved.append(seal_live(ctx, env, f"{words} {target.name}", None).checkpoint.id)
         return ctx.store.db.environment(env.id)
 
-    env = save(_BEFORE)  # most is sealed before anybody has to stand still
-    with ctx.freeze(env.id):
-        for _ in range(_ROUNDS):
+    with ExitStack() as still:
+        for number in range(_ROUNDS):
             env = save(_DURING if saved else _BEFORE)
-            found, late = _once(ctx, env, target, discard=discard)
+            if discard:
+                still.enter_context(ctx.freeze(env.id))
+            found = _compared(ctx, env, target)
+            if not discard:
+                still.enter_context(ctx.freeze(env.id))
+                if number == 0 and is_dirty(ctx, env):
+                    continue  # what belongs together is sealed and compared at one instant
+            late = _once(ctx, env, target, found, discard=discard)
             env = ctx.store.db.environment(env.id)
             changed |= set(found.paths).difference(late)
             counts = counts or tally(found.changes)
@@ -108,18 +114,22 @@ def roll_back(ctx: Context, env: Environment, target: Revision, *, discard: bool
     return Restored(tuple(saved), counts or Counts(), frozenset(changed), late)
 
 
-def _once(
-    ctx: Context, env: Environment, target: Revision, *, discard: bool
-) -> tuple[Plan, tuple[bytes, ...]]:
-    """Put right what nobody changed since it was sealed; return what was to be, and what is not."""
-    since = time.time_ns() if discard else None
-    transition = Transition(Op.ROLLBACK, replace(env, head=target.head), discards_before=since)
+def _compared(ctx: Context, env: Environment, target: Revision) -> Plan:
     ctx.announce(Step.COMPARE)
     found = _plan(ctx, env, target)
     _require_free(require_mount(env), found)
+    return found
+
+
+def _once(
+    ctx: Context, env: Environment, target: Revision, found: Plan, *, discard: bool
+) -> tuple[bytes, ...]:
+    """Put right what nobody changed since it was sealed; return the paths that were left alone."""
+    since = time.time_ns() if discard else None
+    transition = Transition(Op.ROLLBACK, replace(env, head=target.head), discards_before=since)
     if not found.paths:
         _commit(ctx, transition)
-        return found, ()
+        return ()
     with _feed(ctx, env) as feed:
         feed.catch_up()
     ctx.announce(Step.REGISTER)
@@ -131,7 +141,7 @@ def _once(
         _stop(ctx, env)
         raise _stopped(env, target, error) from error
     _commit(ctx, transition)
-    return found, late
+    return late
 
 
 def resume(ctx: Context, env: Environment, transition: Transition) -> None:
@@ -157,9 +167,7 @@ def _resume(ctx: Context, env: Environment, transition: Transition, target: Revi
     require_layers(ctx, env, target.chain, target.name)
     if target.checkpoint:
         require_whole(target.checkpoint)
-    ctx.announce(Step.COMPARE)
-    found = _plan(ctx, env, target)
-    _require_free(require_mount(env), found)
+    found = _compared(ctx, env, target)
     with _merged(env) as merged:
         since = transition.discards_before
         if since is None:
