@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import secrets
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +50,14 @@ TREE = [
 def way(request: pytest.FixtureRequest) -> str:
     """One way of mounting: with somebody inside nothing is mounted."""
     return needs.way(request.param)
+
+
+@pytest.fixture(autouse=True)
+def limits_as_they_are() -> Iterator[None]:
+    """Keep those waiting who lower the limits of inotify for the whole machine."""
+    with open(Path(tempfile.gettempdir(), "es-inotify.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture

@@ -73,6 +73,9 @@ class Mirror:
         for _ in range(_ATTEMPTS):
             try:
                 if (self._is_listed or self._list()) and self._reaches(self._source.sync()):
+                    # A directory that moves away and back between two looks is not told: who read
+                    # just then what is in it reads it now.
+                    self._look([path for path, entry in self._entries.items() if entry is None])
                     self.form.settle()
                     return
             except FeedEndedError:
