@@ -271,7 +271,7 @@ class Service:
     async def _checkpoint(self, call: Call, raw: dict[str, Any]) -> Any:
         params = Params(raw)
         request = checkpoint.Request(
-            mode=params.choice("mode", (checkpoint.AUTO, history.ROTATE, history.LIVE)),
+            mode=params.choice("mode", checkpoint.MODES),
             message=params.text("message", ""),
             tag=params.optional_text("tag"),
             force=params.flag("force"),

@@ -1,6 +1,6 @@
 """`checkpoint`: seal the upper and put a fresh one on top, or seal a copy of what changed.
 
-Chooses between the two: a rotation costs nothing, and strands whoever is inside.
+A rotation costs nothing, and strands whoever is inside.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from envstack.environment.choosing import AUTO, choose, choose_again, left_behind
 from envstack.environment.context import now, require_mount, since
 from envstack.environment.durability import make_durable
 from envstack.environment.history import (
@@ -19,14 +20,12 @@ from envstack.environment.history import (
     head_chain,
     new_checkpoint,
 )
-from envstack.environment.inside import describe, require_strandable
 from envstack.environment.live import seal_live
 from envstack.environment.mounting import require_layers
 from envstack.environment.steps import Step
 from envstack.environment.swap import make_spare, new_upper, swap
 from envstack.environment.unsealed import is_dirty
 from envstack.errors import Held, StateError
-from envstack.linux.holders import find_holder
 from envstack.model import (
     Checkpoint,
     Counts,
@@ -43,10 +42,10 @@ if TYPE_CHECKING:
 
     from envstack.environment.context import Context
     from envstack.linux.mountinfo import Mount
-    from envstack.model import Chain, Holder
+    from envstack.model import Chain
 
-AUTO = "auto"
-"""Rotate where nobody is inside, else seal live."""
+MODES = (AUTO, ROTATE, LIVE)
+"""What may be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +57,6 @@ class Request:
     force: bool = False
     ignore: frozenset[int] = frozenset()
     mode: str = AUTO
-
-    @property
-    def leaves_the_choice(self) -> bool:
-        """Whether nobody is to be stranded, and either way will do."""
-        return self.mode == AUTO and not self.force
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A mode, and why it is that one: a clause for people."""
-
-    mode: str
-    reason: str
 
 
 def checkpoint(
@@ -90,44 +76,31 @@ def checkpoint(
     if is_untouched(ctx, env):
         row = _mark(ctx, env, request)
         return Sealed(row, since(began), reason="nothing had changed")
-    choice = _choose(mount, request)
+    choice = choose(mount, request, ROTATE, LIVE)
     if choice.mode == ROTATE:
         try:
-            row, stranded = rotate(ctx, env, mount, request)
+            stranded = left_behind(mount, request, "checkpoint")
+            row = rotate(ctx, env, mount, request.message, request.tag)
         except Held as held:  # by who came when nobody was inside, and writes
-            if not request.leaves_the_choice:
-                raise
-            choice = Choice(LIVE, held.message.removeprefix("cannot checkpoint: "))
+            choice = choose_again(request, held, LIVE)
         else:
             return Sealed(row, since(began), stranded, choice.reason)
     live = seal_live(ctx, env, request.message, request.tag, tick)
     return Sealed(live.checkpoint, since(began), reason=choice.reason, unstable=live.unstable)
 
 
-def _choose(mount: Mount, request: Request) -> Choice:
-    """Return how to seal: whoever names a mode, or strands those inside, has chosen."""
-    if request.mode != AUTO:
-        return Choice(request.mode, "asked for")
-    if request.force:
-        return Choice(ROTATE, "--force leaves behind who is inside")
-    holder = find_holder(mount, ignore=request.ignore)
-    if holder is not None:
-        return Choice(LIVE, describe((holder,)))
-    return Choice(ROTATE, "nobody is inside")
-
-
 def rotate(
-    ctx: Context, env: Environment, mount: Mount, request: Request
-) -> tuple[Checkpoint, tuple[Holder, ...]]:
-    """Seal the upper, empty or not; return its checkpoint, and those who were left behind.
+    ctx: Context, env: Environment, mount: Mount, message: str, tag: str | None
+) -> Checkpoint:
+    """Seal the upper, empty or not, whoever is inside; return its checkpoint.
 
-    Raises Held, Damaged, and StateError for a history that has reached the kernel's depth.
+    Raises Held for who writes at this moment, Damaged, and StateError for a history that has
+    reached the kernel's depth.
     """
     require_layers(ctx, env, env.lowers, f"environment {env.name!r}")
     sealed = sealed_chain(env)
-    stranded = require_strandable(mount, request.ignore, "checkpoint", force=request.force)
     upper = new_upper(ctx, env)
-    row = new_checkpoint(env, sealed, request.message, request.tag)
+    row = new_checkpoint(env, sealed, message, tag)
     swap(
         ctx,
         env,
@@ -143,7 +116,7 @@ def rotate(
     ctx.defer(lambda: make_durable(ctx))
     ctx.defer(lambda: make_spare(ctx, env))
     ctx.defer(lambda: count(ctx, env, row))
-    return row, stranded
+    return row
 
 
 def is_untouched(ctx: Context, env: Environment) -> bool:

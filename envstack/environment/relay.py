@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from envstack.environment.context import Context
     from envstack.linux.mountinfo import Mount
-    from envstack.model import Environment
+    from envstack.model import Checkpoint, Environment
 
 _BEFORE = "before the layers were laid anew"
 _MEANWHILE = "written while the layers were laid anew"
@@ -75,17 +75,16 @@ def _refresh(ctx: Context, env: Environment, mount: Mount) -> Relaid:
 
 
 def _exchange(ctx: Context, env: Environment, mount: Mount, request: Request) -> Relaid:
-    if checkpoint.is_untouched(ctx, env):
-        return _exchange_untouched(ctx, env, mount, request)
-    asked = checkpoint.Request(_BEFORE, force=request.force, ignore=request.ignore)
-    row, stranded = checkpoint.rotate(ctx, env, mount, asked)
-    return Relaid(is_exchanged=True, saved=row.id, stranded=stranded)
-
-
-def _exchange_untouched(ctx: Context, env: Environment, mount: Mount, request: Request) -> Relaid:
-    """Put a fresh upper on the same chain. What is written until the lock is kept even so."""
     stranded = require_strandable(mount, request.ignore, "lay anew", force=request.force)
+    if checkpoint.is_untouched(ctx, env):
+        saved = _exchange_untouched(ctx, env, mount)
+    else:
+        saved = checkpoint.rotate(ctx, env, mount, _BEFORE, None)
+    return Relaid(is_exchanged=True, saved=saved.id if saved else None, stranded=stranded)
+
+
+def _exchange_untouched(ctx: Context, env: Environment, mount: Mount) -> Checkpoint | None:
+    """Put a fresh upper on the same chain; return what keeps what was written until the lock."""
     late = new_checkpoint(env, (env.upper, *env.lowers), _MEANWHILE, None)
     after = replace(env, upper=new_upper(ctx, env))
-    kept = exchange(ctx, env, mount, after, late, {}, Op.RELAY).checkpoint
-    return Relaid(is_exchanged=True, saved=kept.id if kept else None, stranded=stranded)
+    return exchange(ctx, env, mount, after, late, {}, Op.RELAY).checkpoint

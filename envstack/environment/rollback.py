@@ -1,7 +1,6 @@
 """`rollback`: go back to an earlier chain, and lose nothing that was not sealed.
 
-Chooses how: by a fresh upper on that chain, which costs nothing and strands whoever is inside, or
-in place.
+By a fresh upper on that chain, which costs nothing and strands whoever is inside, or in place.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from envstack.environment import in_place
-from envstack.environment.checkpoint import AUTO, Choice, is_untouched, sealed_chain
+from envstack.environment.checkpoint import is_untouched, sealed_chain
+from envstack.environment.choosing import AUTO, choose, choose_again, left_behind
 from envstack.environment.context import now, require_mount, since
 from envstack.environment.durability import make_durable, require_whole
 from envstack.environment.history import (
@@ -22,14 +22,12 @@ from envstack.environment.history import (
     tally,
 )
 from envstack.environment.in_place import IN_PLACE
-from envstack.environment.inside import describe, require_strandable
 from envstack.environment.mounting import require_layers
 from envstack.environment.orphans import orphans
 from envstack.environment.steps import Step
 from envstack.environment.swap import make_spare, new_upper, swap
 from envstack.environment.trees import layer_trees
 from envstack.errors import Held
-from envstack.linux.holders import find_holder
 from envstack.model import LayerState, RolledBack
 from envstack.overlay.diff import diff
 from envstack.store.records import Op, Transition
@@ -70,7 +68,7 @@ def preview(
 
     `tick` is called all the time and may raise.
     """
-    choice = _choose(require_mount(env), request)
+    choice = choose(require_mount(env), request, SWAP, IN_PLACE)
     target = resolve(ctx, env, request.rev)
     paths = tuple(diff(merged_trees(ctx, env), layer_trees(ctx, env, target.chain), tick))
     counts = tally(paths)
@@ -96,14 +94,12 @@ def rollback(ctx: Context, env: Environment, request: Request) -> RolledBack:
         mode = SWAP if request.mode == AUTO else request.mode
         reason = "the tree is that already"
         return RolledBack(target.name, None, mode, None, since(began), reason=reason)
-    choice = _choose(mount, request)
+    choice = choose(mount, request, SWAP, IN_PLACE)
     if choice.mode == SWAP:
         try:
             done = _swap(ctx, env, mount, target, request)
         except Held as held:  # by who came when nobody was inside, and writes
-            if request.mode != AUTO or request.force:
-                raise
-            choice = Choice(IN_PLACE, held.message.partition(": ")[2])
+            choice = choose_again(request, held, IN_PLACE)
     if choice.mode == IN_PLACE:
         done = _in_place(ctx, env, target, request)
     return replace(done, reason=choice.reason, duration_ms=since(began))
@@ -113,23 +109,11 @@ def _swap(
     ctx: Context, env: Environment, mount: Mount, target: Revision, request: Request
 ) -> RolledBack:
     saved = None if request.discard else _candidate(ctx, env, request.rev)
-    stranded = require_strandable(mount, request.ignore, "roll back", force=request.force)
+    stranded = left_behind(mount, request, "roll back")
     upper = new_upper(ctx, env)
     after = replace(env, upper=upper, lowers=target.chain, head=target.head)
     kept = exchange(ctx, env, mount, after, saved, {}).checkpoint
     return RolledBack(target.name, kept.id if kept else None, SWAP, None, stranded=stranded)
-
-
-def _choose(mount: Mount, request: Request) -> Choice:
-    """Return how to go back: whoever names a mode, or strands those inside, has chosen."""
-    if request.mode != AUTO:
-        return Choice(request.mode, "asked for")
-    if request.force:
-        return Choice(SWAP, "--force leaves behind who is inside")
-    holder = find_holder(mount, ignore=request.ignore)
-    if holder is not None:
-        return Choice(IN_PLACE, describe((holder,)))
-    return Choice(SWAP, "nobody is inside")
 
 
 def _in_place(ctx: Context, env: Environment, target: Revision, request: Request) -> RolledBack:
