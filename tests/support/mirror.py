@@ -73,9 +73,7 @@ class Mirror:
         for _ in range(_ATTEMPTS):
             try:
                 if (self._is_listed or self._list()) and self._reaches(self._source.sync()):
-                    # A directory that moves away and back between two looks is not told: who read
-                    # just then what is in it reads it now.
-                    self._look([path for path, entry in self._entries.items() if entry is None])
+                    self._look([path for path in self._entries if self._may_be_back(path)])
                     self.form.settle()
                     return
             except FeedEndedError:
@@ -205,6 +203,14 @@ class Mirror:
             self._entries.update(zip(paths, trees.entries(self._source.merged, paths), strict=True))
         else:
             self._entries.update(dict.fromkeys(paths))
+
+    def _may_be_back(self, path: bytes) -> bool:
+        """Tell whether a path was not there to be read because a directory was away just then.
+
+        One that moves away and back between two looks is told by nothing: nothing has changed.
+        """
+        is_moved_with_one = b"/" in path or self.form.known.kinds.get(path) == "dir"
+        return self._entries[path] is None and is_moved_with_one
 
     def _list(self) -> bool:
         """Take the tree as it is now as what is known; False if there is no feed.

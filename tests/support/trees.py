@@ -66,7 +66,7 @@ def snapshot(root: Path) -> Tree:
     inodes: dict[tuple[int, int], list[bytes]] = {}
     for path, entry, inode in _walk(root):
         tree[path] = entry
-        if entry.kind != "dir":
+        if entry.kind != "dir" and inode is not None:
             inodes.setdefault(inode, []).append(path)
     for paths in inodes.values():
         if len(paths) > 1:
@@ -104,7 +104,7 @@ def entries(root: Path, paths: Iterable[bytes]) -> Iterator[Entry | None]:
             os.close(opened[1])
 
 
-def _walk(root: Path) -> Iterator[tuple[bytes, Entry, tuple[int, int]]]:
+def _walk(root: Path) -> Iterator[tuple[bytes, Entry, tuple[int, int] | None]]:
     """Yield every entry, a directory before what is in it, holding one descriptor at a time."""
     here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -139,8 +139,11 @@ def _names(descriptor: int) -> list[bytes]:
     return [os.fsencode(name) for name in os.listdir(descriptor)]
 
 
-def _entry(directory: int, name: bytes) -> tuple[Entry, tuple[int, int]]:
-    """Return what `name` in `directory` is, and its inode."""
+def _entry(directory: int, name: bytes) -> tuple[Entry, tuple[int, int] | None]:
+    """Return what `name` in `directory` is, and its inode if that may have other names.
+
+    Numbers of inodes alone do not tell: in an overlay over several disks two may be the same.
+    """
     info = os.stat(name, dir_fd=directory, follow_symlinks=False)
     kind = _KINDS[stat.S_IFMT(info.st_mode)]
     entry = Entry(
@@ -154,7 +157,7 @@ def _entry(directory: int, name: bytes) -> tuple[Entry, tuple[int, int]]:
         rdev=info.st_rdev if kind in {"char", "block"} else 0,
         xattrs=_xattrs(directory, name),
     )
-    return entry, (info.st_dev, info.st_ino)
+    return entry, (info.st_dev, info.st_ino) if info.st_nlink > 1 else None
 
 
 def _digest(directory: int, name: bytes) -> str:
