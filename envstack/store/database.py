@@ -11,7 +11,6 @@ import os
 import sqlite3
 import threading
 from contextlib import closing, contextmanager
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -27,7 +26,7 @@ from envstack.model import (
     LayerId,
     LayerState,
 )
-from envstack.store import rows
+from envstack.store import rows, sqlite
 from envstack.store.ballast import Ballast
 from envstack.store.faults import unusable, without_space
 from envstack.store.records import (
@@ -61,24 +60,14 @@ class Database:
         self._ballast = Ballast(self._directory)
         with self._explained():
             _require_known_format(self._path)
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite.connect(path)
         try:
             self._ballast.hold()
             with self._explained():
-                self._prepare()
+                sqlite.prepare(self._connection, "schema.sql", FORMAT, "FULL")
         except BaseException:
             self._connection.close()
             raise
-
-    def _prepare(self) -> None:
-        found = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        if found == 0:
-            schema = resources.files(__package__).joinpath("schema.sql").read_text()
-            self._connection.executescript(
-                f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {FORMAT}; COMMIT;"
-            )
 
     def close(self) -> None:
         """Close the connection; what was committed stays."""
@@ -91,15 +80,10 @@ class Database:
         with self._lock:
             self._ballast.hold()
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield self._connection
-                self._connection.execute("COMMIT")
+                with sqlite.committed(self._connection) as connection:
+                    yield connection
             except sqlite3.OperationalError as error:
-                self._undo()
                 raise unusable(_NAME, self._directory, error) from error
-            except BaseException:
-                self._undo()
-                raise
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -135,11 +119,6 @@ class Database:
         """
         if not self._ballast.release(_NEEDED):
             raise without_space(self._directory, "a change of state would not fit")
-
-    def _undo(self) -> None:
-        """Leave a transaction that failed; some failures have ended it already."""
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
 
     def find(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return what a query finds."""
@@ -344,7 +323,7 @@ def _require_known_format(path: bytes) -> None:
     # Without a log, `immutable` keeps SQLite from making one beside the database.
     how = "mode=ro" if os.path.exists(path + b"-wal") else "immutable=1"
     with closing(sqlite3.connect(f"file:{quote(path)}?{how}", uri=True)) as connection:
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        found = sqlite.format_of(connection)
     if found not in (0, FORMAT):
         raise Damaged(
             f"the store has format {found}; this version of envstack knows {FORMAT}",

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from envstack.errors import EnvstackError
 from envstack.model import Chain, EnvId, LayerId, new_id
+from envstack.store import sqlite
 from envstack.store.faults import unusable
 from envstack.store.records import dump_chain, load_chain
 
@@ -102,39 +102,21 @@ class Journal:
         self._writing = threading.RLock()
         self._reading = threading.Lock()
         with self._explained():
-            try:
-                self._open()
-            except sqlite3.OperationalError:
-                raise  # it may be whole, and out of reach for now
-            except sqlite3.DatabaseError:
-                for suffix in (b"", b"-wal", b"-shm"):
-                    with suppress(FileNotFoundError):
-                        os.replace(path + suffix, path + b".damaged" + suffix)
-                self._open()
+            sqlite.open_or_replace(path, self._open)
 
     def _open(self) -> None:
-        self._writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._writer = sqlite.connect(self._path)
         try:
             self._prepare()
-            self._reader = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False
-            )
+            self._reader = sqlite.connect(self._path)
         except BaseException:
             self._writer.close()
             raise
 
     def _prepare(self) -> None:
-        found = self._writer.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, _FORMAT):
-            raise sqlite3.DatabaseError(f"format {found}")
-        self._writer.execute("PRAGMA journal_mode = WAL")
-        self._writer.execute("PRAGMA synchronous = NORMAL")
+        sqlite.require_format(self._writer, _FORMAT)
+        sqlite.prepare(self._writer, "feed.sql", _FORMAT, "NORMAL")
         self._writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-        if found == 0:
-            schema = resources.files(__package__).joinpath("feed.sql").read_text()
-            self._writer.executescript(
-                f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {_FORMAT}; COMMIT;"
-            )
         self._writer.execute(
             "INSERT INTO epoch SELECT number, seq, lower(hex(randomblob(4))), ?1 FROM followed"
             " WHERE ?1 <> (SELECT boot FROM epoch WHERE epoch.followed = number"
@@ -264,15 +246,8 @@ class Journal:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Give the connection that writes; committed when the context ends."""
-        with self._writing, self._explained():
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+        with self._writing, self._explained(), sqlite.committed(self._writer) as connection:
+            yield connection
 
     def tidy(self) -> None:
         """Bring the write-ahead log into the database, in a quiet moment, as far as none reads."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from envstack.store import sqlite
 from envstack.store.faults import unusable
 from envstack.store.records import dump_chain
 
@@ -49,37 +49,16 @@ class Seals:
         self._boot = boot
         self._lock = threading.RLock()
         with self._explained():
-            try:
-                self._open()
-            except sqlite3.OperationalError:
-                raise  # it may be whole, and out of reach for now
-            except sqlite3.DatabaseError:
-                for suffix in (b"", b"-wal", b"-shm"):
-                    with suppress(FileNotFoundError):
-                        os.unlink(path + suffix)
-                self._open()
+            sqlite.open_or_replace(path, self._open)
 
     def _open(self) -> None:
-        self._connection = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False
-        )
+        self._connection = sqlite.connect(self._path)
         try:
-            self._prepare()
+            sqlite.require_format(self._connection, _FORMAT)
+            sqlite.prepare(self._connection, "seals.sql", _FORMAT, "NORMAL")
         except BaseException:
             self._connection.close()
             raise
-
-    def _prepare(self) -> None:
-        found = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, _FORMAT):
-            raise sqlite3.DatabaseError(f"format {found}")
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        if found == 0:
-            schema = resources.files(__package__).joinpath("seals.sql").read_text()
-            self._connection.executescript(
-                f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {_FORMAT}; COMMIT;"
-            )
 
     def close(self) -> None:
         """Close the connection; what was committed stays."""
@@ -139,15 +118,8 @@ class Seals:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._explained():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        with self._lock, self._explained(), sqlite.committed(self._connection) as connection:
+            yield connection
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,6 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from envstack.model import EnvId
     from tests.environment.harness import Bystander, Engine
@@ -150,12 +151,24 @@ def test_what_was_written_down_is_good_after_a_restart(engine: Engine, restart: 
     assert sorted(os.listdir(layer / "dir")) == ["3", "4"]
 
 
-def test_without_a_record_the_trees_are_compared(engine: Engine) -> None:
+def _of_another_format(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [Path.unlink, lambda path: path.write_bytes(b"torn" * 4096), _of_another_format],
+    ids=["gone", "torn", "of another format"],
+)
+def test_without_a_record_the_trees_are_compared(
+    engine: Engine, lose: Callable[[Path], object]
+) -> None:
     for number in range(5):
         engine.write(f"dir/{number}", str(number))
     live(engine)
     engine.stop()
-    (engine.home / "seals.db").unlink()
+    lose(engine.home / "seals.db")
     engine.write("dir/3", "three")
     os.utime(engine.merged / "dir/4", ns=(1, 1))
     layer = engine.layer_of(live(engine)["id"])
