@@ -70,7 +70,6 @@ class Sides:
     def __init__(self, trees: Sequence[str]) -> None:
         self._trees = [os.fsencode(tree) for tree in trees]
         self._place = Descent(self._trees)
-        self._at: list[bytes] = []
 
     def __enter__(self) -> Self:
         self._place.__enter__()
@@ -87,20 +86,11 @@ class Sides:
     def pair(self, row: dict[str, Any]) -> Pair:
         """Return both sides of a row. Raises StateError if a tree is no longer there, OSError."""
         path = path_bytes(row)
-        *directories, name = path.split(b"/")
-        self._go(directories)
+        name = self._place.go_to(path)
         with ExitStack() as files:
             old, old_file = self._read(row["old"], name, files)
             new, new_file = self._read(row["new"], name, files)
             return Pair(path, old, new, _same(old, old_file, new, new_file))
-
-    def _go(self, directories: list[bytes]) -> None:
-        while self._at != directories[: len(self._at)]:
-            self._at.pop()
-            self._place.leave()
-        for name in directories[len(self._at) :]:
-            self._at.append(name)
-            self._place.enter(name)
 
     def _read(
         self, tree: int | None, name: bytes, files: ExitStack

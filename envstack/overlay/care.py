@@ -60,14 +60,7 @@ def look(tree: bytes, paths: Iterable[bytes]) -> Sights:
 
 def status_at(place: Descent, path: bytes) -> os.stat_result | None:
     """Go to the directory of `path`, and return what the first tree has there, None for nothing."""
-    return status_here(place, go_to(place, path))
-
-
-def go_to(place: Descent, path: bytes) -> bytes:
-    """Go to the directory of `path`, and return the name in it."""
-    directory, _, name = path.rpartition(b"/")
-    place.go(directory)
-    return name
+    return status_here(place, place.go_to(path))
 
 
 def status_here(place: Descent, name: bytes) -> os.stat_result | None:

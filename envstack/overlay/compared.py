@@ -48,8 +48,7 @@ class Census:
     def copy(self, path: bytes) -> Copied | None:
         """Look at what is no directory; None where it is gone."""
         self.paths.append(path)
-        above, _, name = path.rpartition(b"/")
-        self._place.go(above)
+        name = self._place.go_to(path)
         try:
             status = os.stat(name, dir_fd=self._place.fd(0), follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):

@@ -17,7 +17,7 @@ from envstack.errors import Unsupported
 from envstack.overlay import xattrs
 from envstack.overlay.content import copy_bytes
 from envstack.overlay.descent import Descent
-from envstack.overlay.entry import WRITE, attributes, open_to_read, put_metadata
+from envstack.overlay.entry import WRITE, attributes, open_to_read, put_link, put_metadata
 from envstack.overlay.marks import Marks, is_whiteout
 from envstack.overlay.merged import listing
 
@@ -168,7 +168,7 @@ class _Copy:
         # A change of the inode's time means that the number may be another file's by now.
         inode = status.st_dev, status.st_ino, status.st_ctime_ns
         if inode in self._links:
-            self._put_link(name, self._links[inode])
+            put_link(self._target, self._links[inode], self._place.fd(_TARGET), name)
             return
         dirfd, kind = self._place.fd(_TARGET), stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG:
@@ -180,19 +180,6 @@ class _Copy:
         self._put_metadata(name, found)
         if status.st_nlink > 1:
             self._links[inode] = self._place.path(name)
-
-    def _put_link(self, name: bytes, first: bytes) -> None:
-        *parents, last = first.split(b"/")
-        with Descent([self._target]) as origin:
-            for parent in parents:
-                origin.enter(parent)
-            os.link(
-                last,
-                name,
-                src_dir_fd=origin.fd(0),
-                dst_dir_fd=self._place.fd(_TARGET),
-                follow_symlinks=False,
-            )
 
     def _put_file(self, name: bytes, found: _Found) -> None:
         target = os.open(name, WRITE, 0o600, dir_fd=self._place.fd(_TARGET))

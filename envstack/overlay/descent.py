@@ -105,6 +105,12 @@ class Descent:
         for name in names[common:]:
             self.enter(name)
 
+    def go_to(self, path: bytes) -> bytes:
+        """Go to the directory that an entry is in, and return the name of the entry in it."""
+        directory, _, name = path.rpartition(b"/")
+        self.go(directory)
+        return name
+
     def fd(self, tree: int) -> int:
         """Return the directory of `tree` at this place, to be used before the next call of `fd`."""
         fd = self._open[tree].get(len(self._names))

@@ -1,4 +1,4 @@
-"""Single entries of a tree: opening one to be read, and giving a copy all but its bytes.
+"""Single entries of a tree: opening one to be read, and giving a copy its names and metadata.
 
 Bytes come first, then owner, mode, extended attributes (a change of owner or of bytes takes
 capabilities away), then times. Which entries are copied, and what becomes of what is in a
@@ -12,6 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from envstack.overlay import xattrs
+from envstack.overlay.descent import Descent
 from envstack.overlay.marks import portable, refuse_references
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ def attributes(path: bytes, where: xattrs.Where, marks: Marks) -> Attributes:
     refuse_references(path, names, marks)
     values = ((name, xattrs.value(where, name)) for name in portable(names, marks))
     return tuple((name, value) for name, value in values if value is not None)
+
+
+def put_link(tree: bytes, first: bytes, dirfd: int, name: bytes) -> None:
+    """Make `name` in an open directory another name of what is at the path `first` of a tree."""
+    with Descent([tree]) as origin:
+        last = origin.go_to(first)
+        os.link(last, name, src_dir_fd=origin.fd(0), dst_dir_fd=dirfd, follow_symlinks=False)
 
 
 def put_metadata(dirfd: int, name: bytes, status: os.stat_result, attributes: Attributes) -> None:

@@ -19,7 +19,14 @@ from envstack.linux.removal import remove
 from envstack.overlay import xattrs
 from envstack.overlay.content import copy_bytes, same_bytes
 from envstack.overlay.descent import Descent
-from envstack.overlay.entry import WRITE, Attributes, attributes, open_to_read, put_metadata
+from envstack.overlay.entry import (
+    WRITE,
+    Attributes,
+    attributes,
+    open_to_read,
+    put_link,
+    put_metadata,
+)
 from envstack.overlay.listed import Facts, facts_of, is_young
 from envstack.overlay.marks import Marks
 
@@ -94,7 +101,7 @@ class Making:
         Names of one file that are put with the same facts become names of one file again.
         """
         self._tick()
-        name = self._go(path)
+        name = self._place.go_to(path)
         try:
             status = os.stat(name, dir_fd=self._place.fd(1 + source), follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode) or not self._make_way(path):
@@ -111,20 +118,20 @@ class Making:
         if not self._make_way(path) or not self._make(path):
             return False
         if opaque:
-            where = xattrs.beneath(self._place.fd(_LAYER), self._go(path))
+            where = xattrs.beneath(self._place.fd(_LAYER), self._place.go_to(path))
             os.setxattr(where, _OPAQUE, b"y", follow_symlinks=False)
         return True
 
     def hide(self, path: bytes) -> None:
         """Put a whiteout; nothing where the directory that it would be in is gone."""
-        name = self._go(path)
+        name = self._place.go_to(path)
         if self._make_way(path):
             os.mknod(name, stat.S_IFCHR, 0, dir_fd=self._place.fd(_LAYER))
             self.is_empty = False
 
     def clear(self, path: bytes) -> None:
         """Take out what was put at a path, and all below it."""
-        name = self._go(path)
+        name = self._place.go_to(path)
         if _above(path) not in self._directories and _above(path):
             return
         remove(b"/proc/self/fd/%d/./%s" % (self._place.fd(_LAYER), name))
@@ -138,14 +145,8 @@ class Making:
     def finish(self) -> None:
         """Give the directories what is theirs, now that all is in them."""
         for path in sorted(self._directories, reverse=True):
-            name, found = self._go(path), self._directories[path]
+            name, found = self._place.go_to(path), self._directories[path]
             put_metadata(self._place.fd(_LAYER), name, found.status, found.attributes)
-
-    def _go(self, path: bytes) -> bytes:
-        """Move to the directory of a path; return the name in it."""
-        above, _, name = path.rpartition(b"/")
-        self._place.go(above)
-        return name
 
     def _make_way(self, path: bytes) -> bool:
         """Make the directories that lead to a path; False where one is gone. Stays at the path."""
@@ -153,12 +154,12 @@ class Making:
         if above and above not in self._directories:
             if not self._make_way(above) or not self._make(above):
                 return False
-            self._go(path)
+            self._place.go_to(path)
         return True
 
     def _make(self, path: bytes) -> bool:
         """Make a directory that is like the topmost source's, or make it like that anew."""
-        name = self._go(path)
+        name = self._place.go_to(path)
         found = self._read_directory(name)
         if found is None:
             return False
@@ -190,17 +191,7 @@ class Making:
         first = self._links.get(_inode(status)) if status.st_nlink > 1 else None
         if first is None:
             return None
-        with Descent([self._place.root(_LAYER)]) as origin:
-            *parents, last = first[0].split(b"/")
-            for parent in parents:
-                origin.enter(parent)
-            os.link(
-                last,
-                name,
-                src_dir_fd=origin.fd(0),
-                dst_dir_fd=self._place.fd(_LAYER),
-                follow_symlinks=False,
-            )
+        put_link(self._place.root(_LAYER), first[0], self._place.fd(_LAYER), name)
         self.is_empty = False
         return first[1]
 

@@ -14,10 +14,11 @@ import stat
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from envstack.overlay.care import go_to, status_at, status_here
+from envstack.overlay.care import status_at, status_here
 from envstack.overlay.content import copy_bytes, same_bytes
 from envstack.overlay.descent import Descent
 from envstack.overlay.dress import Spot, dress
+from envstack.overlay.entry import put_link
 from envstack.overlay.exactly import How
 from envstack.overlay.sameness import go_on
 
@@ -72,20 +73,20 @@ class Restoration:
             for path in self._plan.gone:
                 yield path
                 with self._naming(path):
-                    self._remove(path, go_to(self._place, path))
+                    self._remove(path, self._place.go_to(path))
             for make in self._plan.made:
                 yield make.path
                 with self._naming(make.path):
-                    self._make(make, go_to(self._place, make.path))
+                    self._make(make, self._place.go_to(make.path))
             for make in self._plan.on_the_way:
                 with self._naming(make.path):
-                    source = self._source(make, go_to(self._place, make.path))
+                    source = self._source(make, self._place.go_to(make.path))
                     self._times[make.path] = _times(source)
             # Last, for a directory's own time changes with what is in it.
             for path in sorted(self._times, key=lambda path: path.split(b"/"), reverse=True):
                 yield path
                 with self._naming(path):
-                    self._put_back_time(path, go_to(self._place, path))
+                    self._put_back_time(path, self._place.go_to(path))
 
     @contextmanager
     def _naming(self, path: bytes) -> Iterator[None]:
@@ -179,7 +180,7 @@ class Restoration:
         first = self._first_of(make, source)
         try:
             if first is not None:
-                self._link(first)
+                put_link(self._merged, first, self._here(), self._temporary)
             else:
                 self._copy(make, name, source)
             made = os.stat(self._temporary, dir_fd=self._here(), follow_symlinks=False)
@@ -223,17 +224,6 @@ class Restoration:
             os.mknod(self._temporary, kind | 0o600, source.st_rdev, dir_fd=self._here())
         self._dress(make, name, self._temporary)
         os.utime(self._temporary, ns=_times(source), dir_fd=self._here(), follow_symlinks=False)
-
-    def _link(self, first: bytes) -> None:
-        with Descent([self._merged]) as origin:
-            name = go_to(origin, first)
-            os.link(
-                name,
-                self._temporary,
-                src_dir_fd=origin.fd(_MERGED),
-                dst_dir_fd=self._here(),
-                follow_symlinks=False,
-            )
 
     def _dress(self, make: Make, name: bytes, target: bytes) -> None:
         original = Spot(self._place.fd(self._number[make.tree]), name)
