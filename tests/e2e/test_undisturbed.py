@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import secrets
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +18,7 @@ import pytest
 from tests.support import chains, needs, trees, waiting, ways
 from tests.support.edits import mkdir, write
 from tests.support.household import Household
+from tests.support.inotify import limits_as_they_are
 from tests.support.profiles import IS_LONG
 from tests.support.residents import Logger, rows_of
 
@@ -53,10 +52,9 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def limits_as_they_are() -> Iterator[None]:
-    """Keep those waiting who lower the limits of inotify for the whole machine."""
-    with open(Path(tempfile.gettempdir(), "es-inotify.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+def undisturbed_limits() -> Iterator[None]:
+    """Programs that watch find room for their watches."""
+    with limits_as_they_are():
         yield
 
 

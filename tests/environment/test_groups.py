@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from envstack.environment.groups import family_of
-from envstack.linux import cgroup, stopping
+from envstack.linux import cgroup
 from envstack.model import CheckpointId
 from tests.environment.harness import refused
 from tests.support import needs, waiting, ways
+from tests.support.freezing import KINDS, allow_only, writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,18 +34,7 @@ if len(sys.argv) > 1:
     open(sys.argv[1], "w").write("0")
 """
 
-WRITER = f"""
-import itertools, os
-for count in itertools.count(1):
-    for number in range({PAIRS}):
-        for name in ("first", "second"):
-            with open(f"{{name}}{{number}}.new", "w") as file:
-                file.write(str(count))
-            os.rename(f"{{name}}{{number}}.new", f"{{name}}{{number}}")
-    if count == 1:
-        print("begun", flush=True)
-"""
-"""Writes files one after the other, again and again."""
+WRITER = writer(PAIRS)
 
 
 @pytest.fixture
@@ -53,16 +43,10 @@ def way() -> str:
     return needs.way(ways.NEWER)
 
 
-@pytest.fixture(params=[cgroup.V2, cgroup.V1, stopping.KIND], ids=bytes.decode)
+@pytest.fixture(params=KINDS, ids=bytes.decode)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Groups are made in this way alone."""
-    kind: bytes = request.param
-    places = dict(cgroup._places())
-    if kind not in (*places, stopping.KIND):
-        needs.lack(f"a {kind.decode()} hierarchy")
-    only = [(kind, places[kind])] if kind in places else []
-    monkeypatch.setattr(cgroup, "_places", lambda: iter(only))
-    return kind
+    return allow_only(request.param, monkeypatch)
 
 
 def enter(engine: Engine) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +12,7 @@ from tests.feed.followed import Followed
 from tests.feed.reader import Reader
 from tests.feed.storms import LOWER
 from tests.support import needs
+from tests.support.inotify import limits_for_me
 from tests.support.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def limited() -> Iterator[Limited]:
 
     Sessions that do so wait for each other.
     """
-    with open(Path(tempfile.gettempdir(), "es-inotify.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with limits_for_me():
 
         @contextmanager
         def limit(name: str, number: int) -> Iterator[None]:

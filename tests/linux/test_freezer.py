@@ -22,7 +22,8 @@ from envstack.linux.freezer import frozen
 from envstack.linux.launcher import Launcher
 from envstack.linux.stopping import Marked
 from envstack.model import EnvId
-from tests.support import needs, waiting
+from tests.support import waiting
+from tests.support.freezing import KINDS, allow_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,16 +146,10 @@ class Counter:
         return self.value() == before
 
 
-@pytest.fixture(params=[cgroup.V2, cgroup.V1, stopping.KIND], ids=bytes.decode)
+@pytest.fixture(params=KINDS, ids=bytes.decode)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Each way to have processes stand still; groups are made in that way alone."""
-    kind: bytes = request.param
-    places = dict(cgroup._places())
-    if kind not in (*places, stopping.KIND):
-        needs.lack(f"a {kind.decode()} hierarchy")
-    only = [(kind, places[kind])] if kind in places else []
-    monkeypatch.setattr(cgroup, "_places", lambda: iter(only))
-    return kind
+    return allow_only(request.param, monkeypatch)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.harness import WITHIN, read
 from tests.support import waiting
+from tests.support.freezing import writer
 
 if TYPE_CHECKING:
     from tests.running.harness import Environment
@@ -21,18 +22,7 @@ pytestmark = pytest.mark.kernel
 PAIRS = 100
 ROUNDS = 2
 
-WRITER = f"""
-import itertools, os
-for count in itertools.count(1):
-    for number in range({PAIRS}):
-        for name in ("first", "second"):
-            with open(f"{{name}}{{number}}.new", "w") as file:
-                file.write(str(count))
-            os.rename(f"{{name}}{{number}}.new", f"{{name}}{{number}}")
-    if count == 1:
-        print("begun", flush=True)
-"""
-"""Writes each of the first files before its second one, and never the other way round."""
+WRITER = writer(PAIRS)
 
 
 def test_what_was_written_before_is_never_older(web: Environment) -> None:
